@@ -1,0 +1,365 @@
+"""The command line: stdout is the answer, stderr is progress and warnings; exit 0 done, 1 a check failed, 2 a user's mistake.
+
+Heavy modules are imported inside the commands, so that `--help` and `list` return at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ganbench import __version__, registry
+from ganbench.errors import UserError
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Commands(click.Group):
+    """Turns what can go wrong into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"ganbench: error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command has."""
+    command = click.option("--quiet", is_flag=True, help="No progress and no remarks on stderr.")(command)
+    return click.option("--offline", is_flag=True, help="Download nothing.", expose_value=False, callback=_set_offline)(command)
+
+
+def _set_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["GANBENCH_OFFLINE"] = "1"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ganbench")
+def main() -> None:
+    """Evaluate and reproduce generative image models.
+
+    A number is right, says which protocol it is, and carries its uncertainty, or it is not printed.
+    """
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice(registry.KINDS))
+@common
+def list_(kind: str | None, quiet: bool) -> None:
+    """What there is: models, datasets, metrics, extractors, recipes."""
+    for k in [kind] if kind else registry.KINDS:
+        if not kind:
+            click.echo(f"{k}:")
+        items = _recipe_summaries() if k == "recipes" else {n: registry.summary(k, n) for n in registry.names(k)}
+        width = max(map(len, items), default=0)
+        for name, text in items.items():
+            click.echo(f"{'' if kind else '  '}{name.ljust(width)}  {text}")
+
+
+def _recipe_summaries() -> dict[str, str]:
+    from ganbench import recipes
+
+    return {name: recipes.read(path).title for name, path in recipes.available().items()}
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a run.")
+@click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the reproduction table.")
+@click.option("--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the reproduction table.")
+@click.option("--device", help="cpu, cuda, cuda:1, ... Default: an accelerator if there is one.")
+@click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where runs and tables go.")
+@click.option("--fresh", is_flag=True, help="Throw an earlier run away and begin again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
+@common
+def reproduce(
+    recipe: str, seeds: str, data: str | None, steps: int | None, device: str | None, out: Path, fresh: bool, as_json: bool, quiet: bool
+) -> None:
+    """Train a recipe, evaluate it, and set the result beside the paper's.
+
+    RECIPE is a name (`ganbench list recipes`) or a path to a .toml file. An interrupted run goes on by itself.
+    """
+    from ganbench import recipes, tables
+
+    plain = recipes.find(recipe)
+    spec = plain.replace(steps, data)
+    overrides = {k: v for k, v in (("steps", steps), ("data", data)) if v is not None}
+    numbers = _whole_numbers(seeds, "--seeds")
+
+    from ganbench.progress import Reporter
+    from ganbench.reproduction import GRID, choose_device, reproduce, write_table
+    from ganbench.results import RESULT
+    from ganbench.training import TrainingFailed
+
+    reporter, where = Reporter(quiet), choose_device(device)
+    try:
+        runs = [reproduce(spec, overrides, seed, where, out, fresh, reporter) for seed in numbers]
+    except TrainingFailed as error:
+        click.echo(f"ganbench: training failed: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("ganbench: interrupted; the same command goes on from the last checkpoint", err=True)
+        sys.exit(130)
+    if as_json:
+        click.echo(json.dumps({"recipe": plain.name, "results": [r.result.to_json() for r in runs]}, indent=2, allow_nan=False))
+    else:
+        shown = [_without_overrides(r.result) for r in runs]
+        click.echo(tables.render(tables.rows(spec, shown)), nl=False)
+    path = write_table(plain, out) if not overrides else None
+    for run in runs:
+        reporter.say(f"samples: {run.folder / GRID}\nresult:  {run.folder / RESULT}")
+    if path:
+        reporter.say(f"table:   {path}")
+    if overrides:
+        reporter.say(f"not in the reproduction table: run with {', '.join(f'{k} = {v}' for k, v in overrides.items())}")
+    ckpt = runs[0].folder / "checkpoint.safetensors"
+    reporter.say(f"next:    ganbench evaluate --model {spec.model.name} --ckpt {ckpt}")
+
+
+def _without_overrides(result: Any) -> Any:
+    """For printing an overridden run's own table."""
+    import dataclasses
+
+    return dataclasses.replace(result, overrides={})
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < 0 or len(set(values)) < len(values):
+        raise UserError(f"{option} must be different whole numbers, separated by commas, not '{text}'.")
+    return values
+
+
+@main.command()
+@click.option("--model", help="The reference model of --ckpt (`ganbench list models`).")
+@click.option("--ckpt", type=FILE, help="A checkpoint (.safetensors) to draw samples from.")
+@click.option("--images", help="Or images: a folder, FILE.zip, FILE.npz, NAME[:split], module:callable.")
+@click.option("--reference", help="Real images to compare with: NAME[:split] or any source. Default: the checkpoint's training set.")
+@click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
+@click.option("--num", type=click.IntRange(min=1), help="How many images. Default: 10,000 of a checkpoint, else all.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the extractors.")
+@click.option("--extractor", help="For metrics named without one. Default: what fits the reference.")
+@click.option("--weights", multiple=True, metavar="EXTRACTOR=FILE", help="Weights of an extractor, instead of the published ones.")
+@click.option("--resolutions", help="Comma-separated sides for discriminability. Default: powers of two below the image's.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of samples and of draws.")
+@click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
+@click.option("--out", type=FILE, help="Also write the result to this file, as JSON.")
+@common
+def evaluate(
+    model: str | None, ckpt: Path | None, images: str | None, reference: str | None, metrics: str | None, num: int | None,
+    batch_size: int, extractor: str | None, weights: tuple[str, ...], resolutions: str | None, seed: int, device: str | None,
+    as_json: bool, out: Path | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Measure a checkpoint's samples, or any images, against real ones."""
+    if (ckpt is None) == (images is None):
+        raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
+    if model is not None and ckpt is None:
+        raise UserError(f"--model {model} needs --ckpt FILE.")
+    if model is not None and model not in registry.names("models"):
+        registry.load("models", model)  # raises with the known names
+    files = {}
+    for item in weights:
+        name, _, file = item.partition("=")
+        if not file or name not in registry.names("extractors"):
+            raise UserError(f"--weights {item}: write EXTRACTOR=FILE, with one of {', '.join(registry.names('extractors'))}.")
+        files[name] = Path(file)
+    sides = tuple(_whole_numbers(resolutions, "--resolutions")) if resolutions else None
+    if sides and min(sides) < 1:
+        raise UserError("--resolutions must be at least 1.")
+
+    from ganbench import evaluation_run, tables
+    from ganbench.progress import Reporter
+
+    reporter = Reporter(quiet)
+    request = evaluation_run.Request(
+        model, ckpt, images, reference, metrics.split(",") if metrics else None, num, batch_size, extractor, files, sides, seed, device
+    )
+    result = evaluation_run.run(request, reporter)
+    if out is not None:
+        from ganbench import results
+
+        results.save(result, out)
+        reporter.say(f"result: {out}")
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        click.echo(tables.render(tables.measurement_rows(result), columns=tables.RESULT_COLUMNS), nl=False)
+
+
+@main.command()
+@click.option("--model", help="The reference model of --ckpt.")
+@click.option("--ckpt", type=FILE, required=True, help="A checkpoint (.safetensors).")
+@click.option("--num", type=click.IntRange(min=1), default=100, show_default=True, help="How many samples.")
+@click.option("--labels", help="Comma-separated classes, repeated to --num. Default: balanced.")
+@click.option("--grid", type=FILE, help="Write a PNG with the samples, ten to a row.")
+@click.option("--out", type=FILE, help="Write an npz: arr_0 uint8 N x H x W x C, and arr_1 labels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
+@common
+def sample(
+    model: str | None, ckpt: Path, num: int, labels: str | None, grid: Path | None, out: Path | None, seed: int, device: str | None, quiet: bool
+) -> None:
+    """Draw samples from a checkpoint, as a picture or as an npz."""
+    if grid is None and out is None:
+        raise UserError("give --grid FILE.png or --out FILE.npz.")
+    if out is not None and out.suffix != ".npz":
+        raise UserError(f"--out {out}: the file must end with .npz.")
+
+    import numpy as np
+    import torch
+
+    from ganbench import checkpoint, images, sources
+    from ganbench.files import atomic_path
+    from ganbench.progress import Reporter
+    from ganbench.reproduction import choose_device
+
+    gan, _ = checkpoint.load(ckpt, model)
+    y = None
+    if labels is not None:
+        wanted = _classes(labels, gan.num_classes)
+        y = torch.tensor([wanted[i % len(wanted)] for i in range(num)])
+    reporter = Reporter(quiet)
+    with reporter.task("sample", num) as task:
+        drawn = sources.generate(gan, num, seed, choose_device(device), y, advance=task.advance)
+    if grid is not None:
+        order = drawn.labels.argsort(stable=True) if drawn.labels is not None else torch.arange(num)
+        images.save_png(images.grid(drawn.images[order], 10), grid)
+        click.echo(str(grid))
+    if out is not None:
+        arrays = {"arr_0": drawn.images.permute(0, 2, 3, 1).numpy()}
+        if drawn.labels is not None:
+            arrays["arr_1"] = drawn.labels.numpy()
+        with atomic_path(out) as part, open(part, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        click.echo(str(out))
+
+
+def _classes(text: str, known: int) -> list[int]:
+    if not known:
+        raise UserError("--labels: this model takes no labels.")
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1]
+    if not all(0 <= v < known for v in values):
+        raise UserError(f"--labels must be classes 0 to {known - 1}, separated by commas, not '{text}'.")
+    return values
+
+
+@main.command()
+@click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), default="md", show_default=True)
+@click.option("--dataset", help="Only recipes on this data set.")
+@click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where the runs are.")
+@common
+def table(form: str, dataset: str | None, out: Path, quiet: bool) -> None:
+    """Ours beside the paper's, for all recipes: derived from the stored results."""
+    from ganbench import recipes, results, tables
+
+    everything = [recipes.read(path) for path in recipes.available().values()]
+    sets = sorted({r.train.data.partition(":")[0] for r in everything})
+    if dataset is not None and dataset not in sets:
+        from ganbench.errors import did_you_mean
+
+        raise UserError(f"--dataset {dataset}: no recipe is on it.{did_you_mean(dataset, sets)}")
+    rows = []
+    for recipe in everything:
+        if dataset in (None, recipe.train.data.partition(":")[0]):
+            folder = out / "runs" / recipe.name
+            rows += tables.rows(recipe, [r for _, r in results.load_all(folder)] if folder.is_dir() else [])
+    click.echo(tables.render(rows, form), nl=False)
+
+
+@main.command()
+@click.argument("baseline", type=FILE)
+@click.argument("result", type=FILE, required=False)
+@click.option("--junit", type=FILE, help="Also write JUnit XML, for a CI system to show.")
+@click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where to look for RESULT if none is given.")
+@common
+def check(baseline: Path, result: Path | None, junit: Path | None, out: Path, quiet: bool) -> None:
+    """Compare a result with a committed baseline; exit 1 on a regression.
+
+    Without RESULT, the newest run of the baseline's recipe and seed is taken.
+    """
+    from ganbench import regression, results, tables
+
+    base, tolerances = regression.load_baseline(baseline)
+    if result is None:
+        wanted = (base.recipe or {}).get("name")
+        found = [(r.created, p) for p, r in results.load_all(out / "runs") if (r.recipe or {}).get("name") == wanted and r.seed == base.seed]
+        if wanted is None or not found:
+            raise UserError(f"no result of recipe '{wanted}' with seed {base.seed} in {out / 'runs'}: name the RESULT file.")
+        result = max(found)[1]
+    checks = regression.compare(base, tolerances, results.load(result))
+    cells = [
+        {"metric": c.metric, "value": tables.number(c.value), "baseline": tables.number(c.baseline),
+         "tolerance": tables.number(c.tolerance), "verdict": c.verdict} for c in checks
+    ]  # fmt: skip
+    click.echo(tables.render(cells, columns=("metric", "value", "baseline", "tolerance", "verdict")), nl=False)
+    if junit is not None:
+        regression.write_junit(checks, junit)
+    failed = [c.metric for c in checks if c.failed]
+    if failed:
+        click.echo(f"ganbench: check failed: {', '.join(failed)} ({result} against {baseline})", err=True)
+        sys.exit(1)
+
+
+@main.command("train-classifier")
+@click.argument("data")
+@click.option("--out", type=FILE, required=True, help="The safetensors file to write.")
+@common
+def train_classifier(data: str, out: Path, quiet: bool) -> None:
+    """Train a small classifier on a labelled set, for use as --extractor small-cnn.
+
+    The recipe is that of the bundled mnist-cnn; the test error is read once, at the end.
+    """
+    from ganbench import datasets
+    from ganbench.features import create, extract, small_cnn
+    from ganbench.progress import Reporter
+    from ganbench.reproduction import choose_device, held_out_of
+
+    train = datasets.load(data)
+    if train.labels is None:
+        raise UserError(f"'{data}' has no labels: put its images into class folders.")
+    steps = small_cnn.TRAINING.epochs * (len(train) // small_cnn.TRAINING.batch_size)
+    with Reporter(quiet).task(f"train on {train.name}", steps) as task:
+        count = 0
+
+        def advance(text: str) -> None:
+            nonlocal count
+            count += 1
+            task.at(count, text)
+
+        small_cnn.train_classifier(train.images, train.labels, train.classes, out, train.name, advance=advance)
+    click.echo(str(out))
+    test = held_out_of(train)
+    if test is not None and test.labels is not None:
+        net = create("small-cnn", out)
+        logits = extract(net, test.images, 500, choose_device("cpu")).logits
+        assert logits is not None
+        wrong = int((logits.argmax(1) != test.labels).sum())
+        click.echo(f"test error: {wrong} of {len(test.labels):,} ({100 * wrong / len(test.labels):.2f} %)")
+
+
+@main.command()
+@common
+def doctor(quiet: bool) -> None:
+    """What is here and what is missing: data sets, weights, devices; and what would mend it."""
+    from ganbench.doctor import report
+
+    for line in report():
+        click.echo(line)

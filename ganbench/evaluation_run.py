@@ -1,0 +1,97 @@
+"""`ganbench evaluate`: from what the user typed to a Result."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganbench import checkpoint, datasets, evaluation, registry, results, sources
+from ganbench.errors import UserError
+from ganbench.progress import Reporter
+from ganbench.reproduction import choose_device, describe, describe_device, held_out_of, make_extractors, peak_memory
+from ganbench.results import Result
+from ganbench.sources import Samples
+
+NUM = 10_000
+# The extractor for metrics that are named without one, by the reference's data set.
+EXTRACTORS = {"mnist": "mnist-cnn", "digits": "pixels"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `ganbench evaluate`."""
+
+    model: str | None
+    ckpt: Path | None
+    images: str | None
+    reference: str | None
+    metrics: list[str] | None
+    num: int | None
+    batch_size: int
+    extractor: str | None
+    weights: dict[str, Path]
+    resolutions: tuple[int, ...] | None
+    seed: int
+    device: str | None
+
+
+def run(request: Request, reporter: Reporter) -> Result:
+    """Evaluate, and return what is to be stored and shown. Raises UserError for whatever the user has to mend."""
+    began = time.monotonic()
+    device = choose_device(request.device)
+    training = None
+    gan = meta = None
+    reference_text = request.reference
+    if request.ckpt is not None:
+        gan, meta = checkpoint.load(request.ckpt, request.model)
+        reference_text = reference_text or meta.data or None
+        training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps, "data": meta.data,
+                    "seed": meta.seed, "commit": meta.commit}  # fmt: skip
+
+    name = (reference_text or "").partition(":")[0]
+    default = request.extractor or EXTRACTORS.get(name, "inception-v3")
+    if default not in registry.names("extractors"):
+        registry.load("extractors", default)  # raises with the known names
+    metrics = request.metrics or default_metrics(default)
+    requests = evaluation.parse_metrics(metrics, default)
+    extractors = make_extractors(requests, request.weights)
+
+    reference = held_out = None
+    if reference_text is not None:
+        reference, held_out = load_reference(reference_text)
+    if gan is not None and meta is not None:
+        num = request.num or NUM
+        with reporter.task(f"sample {num:,}", num) as task:
+            fake = sources.generate(gan, num, request.seed, device, advance=task.advance)
+        fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
+    else:
+        assert request.images is not None
+        fake = sources.open_source(request.images, request.num, request.seed)
+    if len(fake.images) < 2:
+        raise UserError(f"'{request.images}' holds one image: a metric needs a set of at least two.")
+    if reference is not None and len(reference.images) < 2:
+        raise UserError(f"--reference '{request.reference}' holds one image: a metric needs a set of at least two.")
+
+    measurements, real = evaluation.evaluate(
+        requests, extractors, fake, reference, held_out, device, request.batch_size, request.seed, request.resolutions, reporter.progress
+    )
+    return Result(
+        fake=describe(fake), reference=describe(reference) if reference else None, held_out=describe(held_out) if held_out else None,
+        measurements=measurements, real=real, seed=request.seed, training=training, seconds=round(time.monotonic() - began, 1),
+        peak_memory_bytes=peak_memory(device), environment=results.environment(describe_device(device)), created=results.now(),
+    )  # fmt: skip
+
+
+def default_metrics(extractor: str) -> list[str]:
+    """What is measured when nothing is asked for."""
+    if extractor == "inception-v3":
+        return ["fid", "kid", "inception_score", "ms_ssim"]
+    return [f"fd_{extractor}", f"kd_{extractor}", "ms_ssim"] + ([] if extractor == "pixels" else ["discriminability"])
+
+
+def load_reference(text: str) -> tuple[Samples, Samples | None]:
+    """The reference, and the other split of the same set for the row of real data where there is one."""
+    name, _, rest = text.partition(":")
+    if name in registry.names("datasets"):
+        data = datasets.load(text)
+        return sources.open_source(text), held_out_of(data)
+    return sources.open_source(text), None

@@ -1,0 +1,19 @@
+"""Raw pixels as features: what the classical measures use, and what needs no network."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ganbench.features import FeatureExtractor, Features
+
+
+class Pixels(FeatureExtractor):
+    """Pixels scaled to [0, 1], flattened in the order channel, row, column: d = C H W. No resizing, no classes."""
+
+    name = "pixels"
+
+    def __init__(self, weights: Path | None = None, download: bool = True) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor) -> Features:
+        return Features(images.flatten(1).float() / 255.0)

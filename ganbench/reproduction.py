@@ -1,0 +1,162 @@
+"""Reproduction: a recipe is trained, its checkpoint evaluated, the result stored and the table rebuilt.
+
+A run lies in `<out>/runs/<recipe>/<run>/`; whatever of it is there already is not done again.
+"""
+
+import dataclasses
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganbench import checkpoint, datasets, evaluation, features, results, tables
+from ganbench.datasets import Dataset
+from ganbench.errors import UserError
+from ganbench.features import FeatureExtractor
+from ganbench.images import save_png
+from ganbench.progress import Reporter
+from ganbench.recipes import Recipe
+from ganbench.results import Result
+from ganbench.sources import Samples, generate
+from ganbench.training import sample_grid, train
+
+GRID = "samples.png"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and its result."""
+
+    folder: Path
+    result: Result
+
+
+def run_folder(out: Path, recipe: Recipe, seed: int, overrides: dict[str, Any]) -> Path:
+    """`seed0`, or with overrides `seed0-steps=100`: an overridden run never lies where the recipe's own does."""
+    changes = "".join(f"-{key}={''.join(c if c.isalnum() else '_' for c in str(value))}" for key, value in sorted(overrides.items()))
+    return out / "runs" / recipe.name / f"seed{seed}{changes}"
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; for None the accelerator if there is one, else the CPU. UserError if it is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here ({reason}). `ganbench doctor` lists the devices.") from error
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """'cpu (2 threads)' or the accelerator's own name."""
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
+    """The extractors that the requests need, each with its weights if any were given.
+
+    Raises UserError for weights of an extractor that is not used.
+    """
+    needed = sorted({r.extractor for r in requests if r.extractor})
+    for name in weights:
+        if name not in needed:
+            used = ", ".join(needed) or "none"
+            raise UserError(f"--weights {name}=...: no metric asked for uses that extractor (used: {used}).")
+    return {name: features.create(name, weights.get(name), not datasets.offline()) for name in needed}
+
+
+def held_out_of(reference: Dataset, split: str | None = None) -> Samples | None:
+    """The other split of the same set: real images that play the row of real data. None where there is no other."""
+    for other in ((split,) if split else ("test", "train")):
+        if other != reference.split and reference.split in ("train", "test"):
+            return as_samples(datasets.load(reference.name, other))
+    return None
+
+
+def as_samples(data: Dataset) -> Samples:
+    """A data set as samples with its origin."""
+    origin = {"kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint}
+    return Samples(data.images, data.labels, origin)
+
+
+def reproduce(
+    recipe: Recipe, overrides: dict[str, Any], seed: int, device: torch.device, out: Path, fresh: bool, reporter: Reporter
+) -> Run:
+    """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder."""
+    folder = run_folder(out, recipe, seed, overrides)
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    # Everything that can be wrong is looked at before hours are spent on training.
+    requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
+    extractors = make_extractors(requests, {})
+    data = datasets.load(recipe.train.data)
+    reference, held_out = datasets.load(recipe.evaluate.reference), datasets.load(recipe.evaluate.real)
+    commit, dirty = results.git_commit()
+
+    done = folder / results.RESULT
+    if done.exists() and (folder / "checkpoint.safetensors").exists():
+        old = results.load(done)
+        if (old.recipe or {}).get("sha256") == recipe.sha256:
+            reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
+            return Run(folder, old)
+
+    with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
+        trained = train(recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at)
+    gan, meta = checkpoint.load(trained.checkpoint)
+    save_png(sample_grid(gan.to(device)), folder / GRID)
+
+    began = time.monotonic()
+    with reporter.task(f"sample {recipe.evaluate.num:,}", recipe.evaluate.num) as task:
+        fake = generate(gan, recipe.evaluate.num, seed, device, advance=task.advance)
+    fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
+    measurements, real = evaluation.evaluate(
+        requests, extractors, fake, as_samples(reference), as_samples(held_out), device, progress=reporter.progress
+    )
+    result = Result(
+        fake=describe(fake), reference=describe(as_samples(reference)), held_out=describe(as_samples(held_out)),
+        measurements=measurements, real=real, overrides=overrides, seed=seed,
+        recipe={"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256},
+        training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps, "batch_size": recipe.train.batch_size,
+                  "seconds": round(trained.seconds, 1), "data": recipe.train.data, "data_fingerprint": data.fingerprint,
+                  "commit": meta.commit, "ema_decay": recipe.train.ema_decay},
+        seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
+        environment=results.environment(describe_device(device)), created=results.now(),
+    )  # fmt: skip
+    results.save(result, done)
+    return Run(folder, result)
+
+
+def describe(samples: Samples) -> dict[str, Any]:
+    """Origin, count and shape of a set, for a result."""
+    n, c, h, w = samples.images.shape
+    return {**samples.origin, "count": n, "shape": [c, h, w], "labels": samples.labels is not None}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest memory so far in bytes: the process's on the CPU, the allocator's on an accelerator."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def collect(recipe: Recipe, out: Path) -> list[Result]:
+    """All stored results of a recipe, by seed; those with overrides are left to the caller to see and to the tables to ignore."""
+    return [r for _, r in results.load_all(out / "runs" / recipe.name)] if (out / "runs" / recipe.name).is_dir() else []
+
+
+def write_table(recipe: Recipe, out: Path) -> Path:
+    """Rebuild `<out>/tables/<recipe>.md` from the stored results without overrides."""
+    own = [r for r in collect(recipe, out) if not r.overrides]
+    return tables.write(recipe, own, out / "tables")
+
+

@@ -1,0 +1,194 @@
+"""Tables: ours beside the paper's, derived from results and recipes; never a source of numbers.
+
+The rule of each verdict, for a value of the paper and the mean of ours over seeds:
+
+- `not run`: no result of this recipe without overrides.
+- `not comparable`: the recipe says that protocol, data or length differ from the paper's; its note says how.
+- `unavailable`: the measurement could not be made; the result says why.
+- `reproduced`: |ours - paper's| <= 2 s, with s^2 = s_ours^2 + s_paper^2. s_ours is the standard deviation over seeds where
+  there are several, else the measurement's own uncertainty; s_paper is the paper's own +-, or 0.
+- `better`, `not reproduced`: outside of that, on the metric's good or bad side (without a direction: `not reproduced`).
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganbench.recipes import Recipe, Reported
+from ganbench.results import Measurement, Result
+
+COLUMNS = ("dataset", "recipe", "metric", "ours", "real data", "paper", "difference", "verdict", "seeds", "steps", "deviations")
+FORMATS = ("md", "csv", "latex")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one recipe over its seeds. error: see the rule above; over: what it is taken over."""
+
+    value: float
+    error: float | None
+    over: str
+    seeds: int
+
+
+def summarise(measurements: list[Measurement]) -> Summary | None:
+    """Mean over seeds and its spread; None where nothing was measured."""
+    values = [m.value for m in measurements if m.value is not None]
+    if not values:
+        return None
+    if len(values) > 1:
+        return Summary(statistics.fmean(values), statistics.stdev(values), f"{len(values)} seeds (standard deviation)", len(values))
+    one = next(m for m in measurements if m.value is not None)
+    over = f"{one.uncertainty['over']} ({one.uncertainty['kind']})" if one.uncertainty else ""
+    return Summary(values[0], one.error, over, 1)
+
+
+def verdict(ours: Summary | None, reported: Reported, direction: str) -> str:
+    """The verdict on one reported value, by the rule at the top of this file."""
+    if ours is None:
+        return "unavailable"
+    if not reported.comparable:
+        return "not comparable"
+    s = math.hypot(ours.error or 0.0, reported.std or 0.0)
+    difference = ours.value - reported.value
+    if abs(difference) <= 2 * s:
+        return "reproduced"
+    good = (difference > 0) == (direction == "higher")
+    return "better" if direction != "none" and good else "not reproduced"
+
+
+def number(value: float | None, error: float | None = None) -> str:
+    """A value with as many digits as its error warrants (two significant ones of the error); four without an error."""
+    if value is None:
+        return ""
+    if error is None or not error > 0:
+        return f"{value:.4g}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+def rows(recipe: Recipe, results: list[Result]) -> list[dict[str, str]]:
+    """The table's rows of one recipe: a row a metric, and a row for each reported value that no metric measures.
+
+    Results with overrides do not count.
+    """
+    results = [r for r in results if not r.overrides and (r.recipe or {}).get("version") == recipe.version]
+    ours: dict[str, list[Measurement]] = defaultdict(list)
+    real: dict[str, Measurement] = {}
+    for result in results:
+        for m in result.measurements:
+            ours[m.metric].append(m)
+        for m in result.real:
+            real.setdefault(m.metric, m)
+    steps = sorted({(r.training or {}).get("steps", 0) for r in results})
+    shared = {"dataset": recipe.train.data, "recipe": recipe.name, "seeds": str(len(results)),
+              "steps": ", ".join(f"{s:,}" for s in steps), "deviations": str(len(recipe.deviations))}  # fmt: skip
+    table = []
+    reported = {m: [r for r in recipe.reported if r.metric == m] for m in {r.metric for r in recipe.reported}}
+    for metric in [*ours, *(m for m in reported if m not in ours)]:
+        summary = summarise(ours.get(metric, []))
+        row = {**shared, "metric": metric + _arrow(ours[metric][0].direction if metric in ours else "")}
+        row["ours"] = number(summary.value, summary.error) if summary else ("not run" if not results else "unavailable")
+        row["real data"] = number(real[metric].value, real[metric].error) if metric in real else ""
+        for r in reported.get(metric, [None]):  # type: ignore[list-item]
+            table.append({**row, **_paper_cells(summary, r, ours, metric, bool(results))})
+    return table
+
+
+def _paper_cells(summary: Summary | None, r: Reported | None, ours: dict[str, list[Measurement]], metric: str, ran: bool) -> dict[str, str]:
+    if r is None:
+        return {"paper": "", "difference": "", "verdict": ""}
+    cells = {"paper": number(r.value, r.std) + (" (unconfirmed)" if r.unconfirmed else "")}
+    cells["difference"] = f"{summary.value - r.value:+.3g}" if summary and r.comparable else ""
+    direction = ours[metric][0].direction if metric in ours else "none"
+    cells["verdict"] = verdict(summary, r, direction) if ran else "not run"
+    if cells["verdict"] == "unavailable" and not r.comparable:
+        cells["verdict"] = "not comparable"
+    return cells
+
+
+def _arrow(direction: str) -> str:
+    return {"lower": " ↓", "higher": " ↑"}.get(direction, "")
+
+
+def notes(recipe: Recipe, results: list[Result]) -> str:
+    """What belongs under a recipe's table: provenance, deviations, sources and warnings, as Markdown."""
+    lines = [f"{recipe.title}. Paper: {recipe.paper}. Recipe `{recipe.name}` version {recipe.version}.", ""]
+    lines += [f"Evaluated: {recipe.evaluate.num:,} samples, reference `{recipe.evaluate.reference}`, "
+              f"real data row: `{recipe.evaluate.real}` against the reference."]  # fmt: skip
+    for result in results:
+        env, training = result.environment, result.training or {}
+        changed = " (with local changes)" if env.get("dirty") else ""
+        lines.append(f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
+                     f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}.")  # fmt: skip
+    if recipe.deviations:
+        lines += ["", "Deviations from the paper:", *(f"{i}. {d}" for i, d in enumerate(recipe.deviations, 1))]
+    if recipe.reported:
+        lines += ["", "Reported values:"]
+        lines += [f"- {r.metric} {number(r.value, r.std)}: {r.source}. {r.note}".rstrip() for r in recipe.reported]
+    uncertain = {m.metric: m.uncertainty for result in results[:1] for m in result.measurements if m.uncertainty}
+    if uncertain and len(results) == 1:
+        lines += ["", "± of ours:", *(f"- {k}: one {u['kind']} over {u['over']}" for k, u in uncertain.items() if u)]
+    elif len(results) > 1:
+        lines += ["", f"± of ours: standard deviation over {len(results)} seeds."]
+    problems = {f"- {m.metric}: {text}" for result in results for m in result.measurements for text in (*m.warnings, m.reason) if text}
+    if problems:
+        lines += ["", "Warnings:", *sorted(problems)]
+    return "\n".join(lines) + "\n"
+
+
+def render(table: list[dict[str, str]], form: str = "md", columns: tuple[str, ...] = COLUMNS) -> str:
+    """The table as Markdown, CSV or LaTeX, with a closing newline. Empty columns are left out of Markdown and LaTeX."""
+    if form == "csv":
+        import csv
+        import io
+
+        out = io.StringIO()
+        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        return out.getvalue()
+    columns = tuple(c for c in columns if any(row.get(c) for row in table))
+    cells = [[row.get(c, "") for c in columns] for row in table]
+    if form == "latex":
+        def escape(text: str) -> str:
+            for old, new in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("±", r"$\pm$"), ("↓", r"$\downarrow$"), ("↑", r"$\uparrow$")):
+                text = text.replace(old, new)
+            return text
+
+        body = "\n".join(" & ".join(escape(c) for c in row) + r" \\" for row in cells)
+        head = " & ".join(escape(c) for c in columns) + r" \\"
+        return f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    widths = [max(len(c), *(len(row[i]) for row in cells)) if cells else len(c) for i, c in enumerate(columns)]
+
+    def line(row: Any) -> str:
+        return "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
+
+    return "\n".join([line(columns), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, cells)]) + "\n"
+
+
+def measurement_rows(result: Result) -> list[dict[str, str]]:
+    """Rows for one evaluation: metric, value, the value of real data, counts and what is to be said."""
+    real = {m.metric: m for m in result.real}
+    return [
+        {"metric": m.metric + _arrow(m.direction), "value": number(m.value, m.error) if m.value is not None else "unavailable",
+         "real data": number(real[m.metric].value, real[m.metric].error) if m.metric in real else "",
+         "± over": m.uncertainty["over"] if m.uncertainty else "", "n": f"{m.n_fake:,}" if m.n_fake else "",
+         "n real": f"{m.n_real:,}" if m.n_real else "", "notes": "; ".join((*m.warnings, m.reason)) if m.warnings or m.reason else ""}
+        for m in result.measurements
+    ]  # fmt: skip
+
+
+RESULT_COLUMNS = ("metric", "value", "± over", "real data", "n", "n real", "notes")
+
+
+def write(recipe: Recipe, results: list[Result], folder: Path) -> Path:
+    """Write `<folder>/<recipe>.md` from these results and return its path."""
+    from ganbench.files import write_text
+
+    path = folder / f"{recipe.name}.md"
+    write_text(path, f"# {recipe.name}\n\n{render(rows(recipe, results))}\n{notes(recipe, results)}")
+    return path
