@@ -1,7 +1,7 @@
 """Images: `uint8`, N x C x H x W, RGB or one channel. The only conversions to and from float, files and grids.
 
-Models work on float images in [-1, 1]. A value v in 0..255 stands for the interval [v, v+1) / 127.5 - 128/127.5, so that
-`to_uint8(to_float(v)) == v` and rounding has no bias (as in the StyleGAN and StudioGAN code bases).
+Models work on float images in [-1, 1]. A value v in 0..255 stands for the interval [v, v+1) / 127.5 - 128/127.5, so
+that `to_uint8(to_float(v)) == v` and rounding has no bias (as in the StyleGAN and StudioGAN code bases).
 """
 
 from pathlib import Path
@@ -48,8 +48,9 @@ def decode(source: Path | object, name: str) -> Tensor:
     whichever way such a file were flattened or scaled would change the metric silently.
     """
     try:
-        with Image.open(source) as image:  # type: ignore[arg-type]
-            image.load()
+        with Image.open(source) as file:  # type: ignore[arg-type]
+            file.load()
+            image: Image.Image = file
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 raise UserError(f"{name} has an alpha channel ({image.mode}): flatten it onto a background first.")
             if image.mode.startswith(("I", "F")):

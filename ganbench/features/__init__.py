@@ -19,7 +19,7 @@ from ganbench.images import check
 
 @dataclass(frozen=True)
 class Features:
-    """What one pass yields. features: float32 N x d. logits: float32 N x K, or None where the network has no classes."""
+    """What one pass yields. features: float32 N x d. logits: float32 N x K, or None where there are no classes."""
 
     features: Tensor
     logits: Tensor | None = None
@@ -28,8 +28,8 @@ class Features:
 class FeatureExtractor(nn.Module):
     """The contract. A subclass sets the fields below and writes `forward`.
 
-    `forward(images)` takes uint8 N x 1|3 x H x W and returns `Features` of the batch. `weights` is a file, or None for the
-    published ones (bundled, cached or downloaded). `download` says whether the network may be used for that.
+    `forward(images)` takes uint8 N x 1|3 x H x W and returns `Features` of the batch. `weights` is a file, or None
+    for the published ones (bundled, cached or downloaded). `download` says whether the network may be used for that.
     """
 
     name: ClassVar[str]
@@ -42,7 +42,7 @@ class FeatureExtractor(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name for metrics and tables: `name` with the published weights, else `name@<first 8 digits of the hash>`."""
+        """The name for metrics and tables: `name` with the published weights, else `name@<8 digits of the hash>`."""
         return self.name if self.official else f"{self.name}@{self.sha256[:8]}"
 
     def describe(self) -> dict[str, Any]:
@@ -65,8 +65,9 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
 
 @torch.inference_mode()
 def extract(
-    extractor: FeatureExtractor, images: Tensor, batch_size: int, device: torch.device, advance: Callable[[int], None] | None = None
-) -> Features:
+    extractor: FeatureExtractor, images: Tensor, batch_size: int, device: torch.device,
+    advance: Callable[[int], None] | None = None,
+) -> Features:  # fmt: skip
     """One pass over uint8 images N x C x H x W; features and logits come back on the CPU, float32, in the same order.
 
     `advance` is called with the size of each batch that is done (for a progress bar).

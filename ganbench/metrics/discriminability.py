@@ -1,17 +1,19 @@
-"""Discriminability: how often a classifier trained on real images puts a sample into the class that was asked of the generator.
+"""Discriminability: how often a classifier of real images puts a sample into the class asked of the generator.
 
-Odena et al. (2017), "Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section 4.1: accuracy of a pretrained
-network on the samples, also after they are reduced (bilinear) to fewer pixels and resized back to the network's input: a model
-whose accuracy does not fall has not used its resolution. Range [0, 1], higher is better; the ceiling is what real images get.
+Odena et al. (2017), "Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section 4.1:
+accuracy of a pretrained network on the samples, also after they are reduced (bilinear) to fewer pixels and resized
+back to the network's input: a model whose accuracy does not fall has not used its resolution. Range [0, 1], higher
+is better; the ceiling is what real images get.
 
-The standard error is binomial, with two successes and two failures added (Agresti and Coull, 1998), so that it is not 0 at 100 %.
+The standard error is binomial, with two successes and two failures added (Agresti and Coull, 1998), so that it is
+not 0 at 100 %.
 """
 
 import math
 
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_logits
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -28,12 +30,12 @@ def lower_resolutions(side: int) -> tuple[int, ...]:
 
 def _compute(inputs: Inputs) -> list[Value]:
     fake, labels = inputs.fake, require_labels(inputs.fake)
-    if fake.logits is None:
-        raise Unavailable("this extractor has no classes")
-    if int(labels.max()) >= fake.logits.shape[1]:
-        raise Unavailable(f"label {int(labels.max())} is beyond the extractor's {fake.logits.shape[1]} classes")
+    native = require_logits(fake)
+    classes = native.shape[1]
+    if unknown := [c for c in labels.unique().tolist() if not 0 <= c < classes]:
+        raise Unavailable(f"label {unknown[-1]} is beyond the extractor's {classes} classes")
     values = []
-    for suffix, logits in (("", fake.logits), *((f"@{r}", fake.logits_at[r]) for r in fake.logits_at)):
+    for suffix, logits in (("", native), *((f"@{r}", fake.logits_at[r]) for r in fake.logits_at)):
         value, error = accuracy(logits, labels)
         hit = logits.argmax(1) == labels
         per_class = {str(c): round(hit[labels == c].double().mean().item(), 6) for c in labels.unique().tolist()}

@@ -2,17 +2,17 @@
 
     IS = exp( E_x KL( p(y|x) || p(y) ) )
 
-Salimans et al. (2016), "Improved Techniques for Training GANs", arXiv:1606.03498, Section 4. The samples are shuffled and cut into 10
-splits; the score is the mean over splits, its spread their population standard deviation, as published. Logits of the published network
-have no bias and 1,008 classes. float64. Agrees with torch-fidelity on the same logits. Range [1, K], higher is better. It sees
-neither real images nor variety within a class.
+Salimans et al. (2016), "Improved Techniques for Training GANs", arXiv:1606.03498, Section 4. The samples are
+shuffled and cut into 10 splits; the score is the mean over splits, its spread their population standard deviation,
+as published. Logits of the published network have no bias and 1,008 classes. float64. Agrees with torch-fidelity
+on the same logits. Range [1, K], higher is better. It sees neither real images nor variety within a class.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
 
 SPLITS = 10
 SHUFFLE_SEED = 2020  # torch-fidelity's; part of the protocol, so that one set of samples has one score
@@ -38,13 +38,11 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
 
 
 def _compute(inputs: Inputs) -> list[Value]:
-    logits = inputs.fake.logits
-    if logits is None:
-        raise Unavailable("this extractor has no classes")
+    logits = require_logits(inputs.fake)
     order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(len(logits)))
     scores = inception_score(logits[order])
     spread = Uncertainty(scores.std(correction=0).item(), "standard deviation", f"{SPLITS} splits of the samples")
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if len(logits) < 5_000:
         warnings = (f"{len(logits):,} images in {SPLITS} splits: biased downwards, comparable only at equal counts",)
     return [Value(scores.mean().item(), spread, 0, len(logits), warnings=warnings)]

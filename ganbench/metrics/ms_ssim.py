@@ -2,13 +2,14 @@
 
     MS-SSIM(x, y) = l_M(x, y)^{w_M} prod_{j=1..M} cs_j(x, y)^{w_j},  M = 5
 
-Wang et al. (2003), "Multi-scale structural similarity for image quality assessment", for one pair; Odena et al. (2017), arXiv:1610.09585,
-Section 4.2, for the mean over random pairs within a class as a measure of diversity. Range [0, 1]; the reading depends on the data:
-compare with the row of real images.
+Wang et al. (2003), "Multi-scale structural similarity for image quality assessment", for one pair; Odena et al.
+(2017), arXiv:1610.09585, Section 4.2, for the mean over random pairs within a class as a measure of diversity. Range
+[0, 1]; the reading depends on the data: compare with the row of real images.
 
-Variant `shrunk-window`, after the ProGAN code base: at each scale the 11-tap Gaussian window (sigma 1.5) is shrunk to the image where that
-is smaller, and sigma with it; scales are halved by 2 x 2 means (an odd last row or column is averaged alone); negative terms count as 0. On
-images of 176 px and more whose sides are divisible by 16 it is the usual MS-SSIM and agrees with pytorch-msssim.
+Variant `shrunk-window`, after the ProGAN code base: at each scale the 11-tap Gaussian window (sigma 1.5) is shrunk to
+the image where that is smaller, and sigma with it; scales are halved by 2 x 2 means (an odd last row or column is
+averaged alone); negative terms count as 0. On images of 176 px and more whose sides are divisible by 16 it is the
+usual MS-SSIM and agrees with pytorch-msssim.
 """
 
 import math
@@ -72,24 +73,28 @@ def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[
     return rows[first], rows[second]
 
 
-def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], batch: int = 256) -> Tensor:
-    return torch.cat([ms_ssim(images[a], images[b]) for a, b in zip(pairs[0].split(batch), pairs[1].split(batch), strict=True)])
+def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], values: int = 1 << 20) -> Tensor:
+    """MS-SSIM of each pair of rows; `values` pixels at a time, to bound the memory."""
+    batch = max(1, values // images[0].numel())
+    batches = zip(pairs[0].split(batch), pairs[1].split(batch), strict=True)
+    return torch.cat([ms_ssim(images[a], images[b]) for a, b in batches])
 
 
 def _within_classes(inputs: Inputs) -> list[Value]:
     images, labels = inputs.fake.images, require_labels(inputs.fake)
-    per_class, variance = {}, 0.0
+    means, variance = {}, 0.0
     for c in labels.unique().tolist():
         rows = (labels == c).nonzero().squeeze(1)
         if len(rows) < 2:
             raise Unavailable(f"class {c} has one image: a pair needs two")
         values = _over_pairs(images, random_pairs(rows, PAIRS_PER_CLASS, inputs.generator))
-        per_class[str(c)] = round(values.mean().item(), 6)
+        means[str(c)] = values.mean().item()
         variance += values.var().item() / PAIRS_PER_CLASS
-    classes = len(per_class)
+    classes = len(means)
     uncertainty = Uncertainty(math.sqrt(variance) / classes, "standard error", f"{PAIRS_PER_CLASS} pairs a class")
+    per_class = {c: round(mean, 6) for c, mean in means.items()}
     details = {"variant": "shrunk-window", "pairs": PAIRS_PER_CLASS * classes, "per_class": per_class}
-    return [Value(sum(per_class.values()) / classes, uncertainty, 0, len(images), details=details)]
+    return [Value(sum(means.values()) / classes, uncertainty, 0, len(images), details=details)]
 
 
 def _over_all(inputs: Inputs) -> list[Value]:
@@ -98,7 +103,8 @@ def _over_all(inputs: Inputs) -> list[Value]:
         raise Unavailable("a pair needs two images")
     values = _over_pairs(images, random_pairs(torch.arange(len(images)), PAIRS, inputs.generator))
     uncertainty = Uncertainty(values.std().item() / math.sqrt(PAIRS), "standard error", f"{PAIRS} pairs")
-    return [Value(values.mean().item(), uncertainty, 0, len(images), details={"variant": "shrunk-window", "pairs": PAIRS})]
+    details = {"variant": "shrunk-window", "pairs": PAIRS}
+    return [Value(values.mean().item(), uncertainty, 0, len(images), details=details)]
 
 
 PROTOCOLS = [

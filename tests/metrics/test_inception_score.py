@@ -1,0 +1,63 @@
+"""The Inception Score against torch-fidelity, and where its value is known."""
+
+import math
+
+import pytest
+import torch
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+from ganbench.metrics import Inputs, Side, Unavailable
+from ganbench.metrics import inception_score as module
+from ganbench.metrics.inception_score import inception_score
+
+
+def measure(logits):
+    side = Side(torch.zeros(len(logits), 1, 1, 1, dtype=torch.uint8), logits=logits)
+    [value] = module.PROTOCOLS[0].compute(Inputs(side, side, None, torch.Generator()))
+    return value
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "scale"), [(10, 3, 1.0), (1000, 10, 3.0), (517, 1008, 2.0), (64, 5, 20.0)]
+)
+def test_it_equals_torch_fidelity_mean_and_spread(n, k, scale):
+    logits = torch.randn(n, k, generator=torch.Generator().manual_seed(n)) * scale
+    theirs, ours = isc_features_to_metric(logits), measure(logits)
+    assert ours.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-12)
+    assert ours.uncertainty.value == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-9, abs=1e-12)
+    assert ours.uncertainty.kind == "standard deviation"
+
+
+def test_it_equals_the_definition_in_loops():
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0], [2.0, 2.0, 1.0]])
+    p = [[math.exp(v) / sum(math.exp(w) for w in row) for v in row] for row in logits.tolist()]
+    q = [sum(row[k] for row in p) / 3 for k in range(3)]
+    divergence = sum(row[k] * math.log(row[k] / q[k]) for row in p for k in range(3)) / 3
+    assert inception_score(logits, splits=1).tolist() == pytest.approx([math.exp(divergence)], rel=1e-12)
+
+
+def test_certain_and_balanced_answers_reach_the_number_of_classes():
+    # Logits so far apart that all but one probability is 0 in float64: 0 log 0 counts as 0.
+    # One class is never the answer.
+    logits = torch.eye(5, 6).repeat(40, 1) * 2000
+    assert inception_score(logits, splits=4).tolist() == pytest.approx([5.0] * 4, rel=1e-12)
+
+
+def test_equal_answers_score_one():
+    assert measure(torch.tensor([[0.3, 2.0, -1.0]]).repeat(50, 1)).value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_classes_that_come_in_order_are_shuffled_before_they_are_cut():
+    ordered = (torch.eye(10) * 50).repeat_interleave(100, 0)
+    assert inception_score(ordered).tolist() == pytest.approx([1.0] * 10)
+    assert measure(ordered).value > 9
+
+
+def test_fewer_images_than_splits_have_no_score():
+    with pytest.raises(Unavailable, match="at least 10 images, not 9"):
+        measure(torch.randn(9, 4))
+
+
+def test_few_images_are_said():
+    assert "biased downwards" in measure(torch.randn(4999, 4)).warnings[0]
+    assert measure(torch.randn(5000, 4)).warnings == ()

@@ -1,0 +1,176 @@
+"""MS-SSIM against pytorch-msssim where both are defined, and against plain numpy below; the pairs it is taken over."""
+
+import numpy as np
+import pytest
+import pytorch_msssim
+import torch
+from scipy.ndimage import convolve
+from scipy.signal import fftconvolve
+
+from ganbench.metrics import Inputs, Side, Unavailable, ms_ssim
+
+WITHIN, ALL = ms_ssim.PROTOCOLS
+
+
+def similar(n, c, side, seed, noise=40):
+    """n pairs of smooth uint8 images that are alike but for noise."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, c, 7, 7, generator=g) * 255
+    a = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+    b = a + noise * torch.randn(n, c, side, side, generator=g)
+    return (x.round().clamp(0, 255).to(torch.uint8) for x in (a, b))
+
+
+def plain(a, b):
+    """One pair of one channel, H x W, as the ProGAN code base has it: 2-D windows, box filter, every second pixel."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity, contrast = [], []
+    for _ in range(5):
+        size = min(11, *x.shape)
+        sigma = size * 1.5 / 11
+        at = np.arange(size) - (size - 1) / 2
+        window = np.exp(-(at[:, None] ** 2 + at[None, :] ** 2) / (2 * sigma**2))
+        window /= window.sum()
+
+        def blur(z, window=window):
+            return fftconvolve(z, window, mode="valid")
+
+        mx, my = blur(x), blur(y)
+        sxx, syy, sxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        cs = (2 * sxy + c2) / (sxx + syy + c2)
+        contrast.append(cs.mean())
+        similarity.append(((2 * mx * my + c1) / (mx * mx + my * my + c1) * cs).mean())
+        x, y = (convolve(z, np.full((2, 2), 0.25), mode="reflect")[::2, ::2] for z in (x, y))
+    terms = np.clip([*contrast[:4], similarity[4]], 0, None)
+    return np.prod(terms ** np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333]))
+
+
+@pytest.mark.parametrize("side", [176, 192])
+@pytest.mark.parametrize(("channels", "noise"), [(1, 10), (3, 60)])
+def test_it_equals_pytorch_msssim_on_large_images(side, channels, noise):
+    a, b = similar(3, channels, side, side, noise)
+    a, b = a.double(), b.double()
+    ours = ms_ssim.ms_ssim(a, b).tolist()
+    assert all(0.2 < value < 0.999 for value in ours)
+    theirs = pytorch_msssim.ms_ssim(a, b, data_range=255, size_average=False)
+    assert ours == pytest.approx(theirs.tolist(), rel=1e-5)
+    # Its own window is float32; with one in float64 the two are the same to rounding.
+    window = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = (window / window.sum()).expand(channels, 1, 1, 11)
+    exact = pytorch_msssim.ms_ssim(a, b, data_range=255, size_average=False, win=window)
+    assert ours == pytest.approx(exact.tolist(), rel=1e-10)
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 32, 50, 64])
+@pytest.mark.parametrize("noise", [5, 40, 200])
+def test_it_equals_plain_numpy_on_small_images(side, noise):
+    a, b = similar(4, 1, side, side, noise)
+    expected = [plain(x[0], y[0]) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    # Rounding of the FFT: where a factor is near 0 only digits after the comma count.
+    assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_colour_is_the_mean_over_the_channels():
+    a, b = similar(2, 3, 32, 0)
+    channels = [ms_ssim.ms_ssim(a[:, c : c + 1], b[:, c : c + 1]) for c in range(3)]
+    assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(torch.stack(channels).mean(0).tolist(), rel=1e-12)
+
+
+def test_an_image_is_one_with_itself_and_symmetric_with_another():
+    a, b = similar(3, 1, 28, 1)
+    assert ms_ssim.ms_ssim(a, a).tolist() == pytest.approx([1.0] * 3, rel=1e-12)
+    assert torch.equal(ms_ssim.ms_ssim(a, b), ms_ssim.ms_ssim(b, a))
+
+
+def test_an_image_and_its_negative_count_as_zero_and_not_as_a_root_of_a_negative():
+    a, _ = similar(3, 1, 28, 1)
+    assert ms_ssim.ms_ssim(a, 255 - a).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_more_noise_is_less_alike():
+    values = [ms_ssim.ms_ssim(*similar(5, 1, 28, 0, noise)).mean().item() for noise in (0, 10, 40, 120)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == pytest.approx(1, rel=1e-12)
+
+
+def test_pairs_are_of_two_different_entries_and_all_pairs_are_as_likely():
+    rows = torch.tensor([4, 8, 15, 16])
+    first, second = ms_ssim.random_pairs(rows, 24_000, torch.Generator().manual_seed(0))
+    assert set(first.tolist()) | set(second.tolist()) == {4, 8, 15, 16}
+    counts = torch.stack([first, second], 1).unique(dim=0, return_counts=True)[1]
+    # 12 ordered pairs, 2,000 each; the standard deviation is 43.
+    assert len(counts) == 12
+    assert counts.min() > 1800
+    assert counts.max() < 2200
+    assert (first != second).all()
+
+
+def measure(protocol, images, labels, seed=0):
+    side = Side(images, labels)
+    [value] = protocol.compute(Inputs(side, side, None, torch.Generator().manual_seed(seed)))
+    return value
+
+
+def two_kinds(per_class=6):
+    """Class 3 shows one picture again and again, class 7 a new one each time."""
+    same = next(similar(1, 1, 28, 0, 0)).expand(per_class, -1, -1, -1)
+    different = next(similar(per_class, 1, 28, 1, 0))
+    return torch.cat([same, different]), torch.tensor([3] * per_class + [7] * per_class)
+
+
+def test_pairs_within_a_class_find_the_class_that_has_collapsed():
+    images, labels = two_kinds()
+    value = measure(WITHIN, images, labels)
+    assert value.details["per_class"]["3"] == 1
+    assert value.details["per_class"]["7"] < 0.6
+    assert value.details["pairs"] == 200
+    pairs = ms_ssim.random_pairs(torch.arange(6, 12), 200, torch.Generator().manual_seed(5))
+    expected = (1 + ms_ssim.ms_ssim(images[pairs[0]], images[pairs[1]]).mean().item()) / 2
+    assert value.value == pytest.approx(expected, abs=5 * value.uncertainty.value)
+
+
+def test_the_value_is_the_unrounded_mean_over_the_classes():
+    # The only pair of a class is the value of that class, whichever way round it is drawn.
+    images = torch.cat([*similar(1, 1, 28, 0), *similar(1, 1, 28, 1)])
+    value = measure(WITHIN, images, torch.tensor([3, 3, 7, 7]))
+    expected = ms_ssim.ms_ssim(images[::2], images[1::2]).mean().item()
+    assert round(expected, 6) != pytest.approx(expected, rel=1e-9)
+    assert value.value == pytest.approx(expected, rel=1e-12)
+    assert value.uncertainty.value < 1e-12
+
+
+def test_pairs_over_all_samples_are_unlike_those_within_a_class():
+    images, labels = two_kinds()
+    value = measure(ALL, images, labels)
+    assert value.value < measure(WITHIN, images, labels).value
+    exact = torch.cat([ms_ssim.ms_ssim(images[i : i + 1].expand_as(images), images) for i in range(12)])
+    off_diagonal = exact[~torch.eye(12, dtype=torch.bool).flatten()].mean().item()
+    assert value.value == pytest.approx(off_diagonal, abs=4 * value.uncertainty.value)
+
+
+@pytest.mark.parametrize("protocol", [WITHIN, ALL], ids=lambda p: p.stem)
+def test_the_standard_error_is_the_standard_deviation_over_fresh_pairs(protocol, monkeypatch):
+    monkeypatch.setattr(ms_ssim, "PAIRS", 50)
+    monkeypatch.setattr(ms_ssim, "PAIRS_PER_CLASS", 25)
+    images = next(similar(16, 1, 8, 1, 0))
+    labels = torch.arange(16) % 2
+    runs = [measure(protocol, images, labels, seed) for seed in range(150)]
+    errors = np.array([r.uncertainty.value for r in runs])
+    assert np.sqrt((errors**2).mean()) == pytest.approx(np.std([r.value for r in runs], ddof=1), rel=0.15)
+
+
+def test_the_same_generator_gives_the_same_pairs():
+    images, labels = two_kinds()
+    assert measure(WITHIN, images, labels, 1) == measure(WITHIN, images, labels, 1)
+    assert measure(WITHIN, images, labels, 1).value != measure(WITHIN, images, labels, 2).value
+
+
+def test_a_class_of_one_image_and_images_without_labels_are_unavailable():
+    images, labels = two_kinds(2)
+    with pytest.raises(Unavailable, match="class 7 has one image"):
+        measure(WITHIN, images[:3], labels[:3])
+    with pytest.raises(Unavailable, match="no labels"):
+        measure(WITHIN, images, None)
+    with pytest.raises(Unavailable, match="two images"):
+        measure(ALL, images[:1], None)

@@ -1,0 +1,238 @@
+"""What holds for every metric that is installed: its protocol says what it is, and it yields a right value or none."""
+
+import importlib
+import inspect
+import math
+import re
+
+import pytest
+import torch
+
+from ganbench import evaluation, registry
+from ganbench.metrics import Inputs, Protocol, Side, Unavailable
+
+PROTOCOLS = list(evaluation.protocols().values())
+CLASSES = 5
+
+# Nothing is drawn and nothing is split: the order of the samples must not matter. Tolerance, relative.
+ORDER_FREE = {
+    "fd": 1e-9, "fd50k_full": 1e-9, "fd10k_full": 1e-9, "fd5k_full": 1e-9, "discriminability": 0, "nn_error": 0,
+    "precision": 0, "recall": 0, "density": 1e-12, "coverage": 0,
+}  # fmt: skip
+# Best (or, for a direction of 'none', extreme) where the fakes are the reals themselves, once more.
+ITSELF = {
+    "fd": 0,
+    "fd50k_full": 0,
+    "fd10k_full": 0,
+    "fd5k_full": 0,
+    "precision": 1,
+    "recall": 1,
+    "coverage": 1,
+}
+
+
+def every(protocols=PROTOCOLS):
+    return pytest.mark.parametrize("protocol", protocols, ids=lambda p: p.stem)
+
+
+def side(n, seed, d=8, edge=28):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    images = torch.randint(256, (n, 1, edge, edge), generator=g, dtype=torch.uint8)
+    logits = torch.randn(n, CLASSES, generator=g) + 2 * torch.nn.functional.one_hot(labels, CLASSES)
+    at = {14: torch.randn(n, CLASSES, generator=g)}
+    return Side(images, labels, torch.randn(n, d, generator=g).relu(), logits, at)
+
+
+def rows(s, order):
+    at = {r: x[order] for r, x in s.logits_at.items()}
+    return Side(s.images[order], s.labels[order], s.features[order], s.logits[order], at)
+
+
+def measure(protocol, real=None, fake=None, held_out=None):
+    real, fake = real or side(60, 1), fake or side(50, 2)
+    inputs = Inputs(real, fake, held_out or side(40, 3), torch.Generator().manual_seed(0))
+    values = protocol.compute(inputs)
+    assert values
+    for v in values:
+        assert math.isfinite(v.value), v
+        assert v.uncertainty is None or (math.isfinite(v.uncertainty.value) and v.uncertainty.value >= 0), v
+    return values
+
+
+# --- What a protocol says of itself
+
+
+def test_stems_and_published_names_are_unique():
+    installed = {id(p): p for e in registry.names("metrics") for p in registry.load("metrics", e)}.values()
+    names = [p.stem for p in installed] + [p.published[0] for p in installed if p.published]
+    assert len(set(names)) == len(names) >= 10
+
+
+@every()
+def test_a_protocol_says_what_it_is(protocol):
+    assert isinstance(protocol, Protocol)
+    assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", protocol.stem)
+    assert isinstance(protocol.version, int)
+    assert protocol.version >= 1
+    assert protocol.summary.strip(" .") == protocol.summary != ""
+    assert re.search(r"\b(19|20)\d\d\b", protocol.source), "a source has a year"
+    assert protocol.direction in ("lower", "higher", "none")
+    assert protocol.needs <= {"features", "logits", "labels"}
+    assert protocol.real_row in ("held_out", "reference")
+
+
+@every()
+def test_a_published_protocol_has_a_known_extractor(protocol):
+    if protocol.published:
+        assert protocol.needs_extractor
+        assert protocol.published[1] in registry.names("extractors")
+
+
+@pytest.mark.parametrize("entry", registry.names("metrics"))
+def test_the_docstring_of_a_metric_names_its_paper_its_range_and_which_way_is_better(entry):
+    module = importlib.import_module(registry.entries("metrics")[entry].value.partition(":")[0])
+    doc = " ".join(inspect.getdoc(module).split())
+    assert re.search(r"\(\d{4}\)", doc), "a paper with its year"
+    assert re.search(r"arXiv:\d{4}\.\d{5}", doc)
+    assert re.search(r"range|negative", doc, re.IGNORECASE)
+    assert re.search(r"(higher|lower) is (better|more diverse)", doc, re.IGNORECASE)
+
+
+# --- Values
+
+
+@every()
+def test_a_value_is_finite_with_its_uncertainty_and_counts(protocol):
+    for v in measure(protocol):
+        assert v.uncertainty is not None
+        assert v.uncertainty.over
+        assert v.n_fake == 50
+        assert v.n_real in (0, 40, 60)
+
+
+@every()
+def test_the_same_inputs_give_the_same_value_and_are_left_as_they_were(protocol):
+    real, fake, held_out = side(60, 1), side(50, 2), side(40, 3)
+    first = measure(protocol, real, fake, held_out)
+    assert measure(protocol, real, fake, held_out) == first
+    for now, seed, n in ((real, 1, 60), (fake, 2, 50), (held_out, 3, 40)):
+        before = side(n, seed)
+        assert torch.equal(now.images, before.images)
+        assert torch.equal(now.features, before.features)
+        assert torch.equal(now.logits, before.logits)
+
+
+@every([p for p in PROTOCOLS if p.stem in ORDER_FREE])
+def test_the_order_of_the_samples_does_not_matter(protocol):
+    real, fake, held_out = side(60, 1), side(50, 2), side(40, 3)
+    order = [
+        torch.randperm(len(s), generator=torch.Generator().manual_seed(9)) for s in (real, fake, held_out)
+    ]
+    shuffled = [rows(s, o) for s, o in zip((real, fake, held_out), order, strict=True)]
+    for a, b in zip(measure(protocol, real, fake, held_out), measure(protocol, *shuffled), strict=True):
+        assert b.value == pytest.approx(a.value, rel=ORDER_FREE[protocol.stem], abs=0)
+
+
+@every([p for p in PROTOCOLS if p.stem not in ORDER_FREE])
+def test_another_order_moves_a_seeded_draw_by_little(protocol):
+    # Fifty images and a draw of pairs, subsets or splits: within five of the errors that are stated.
+    fake = side(50, 2)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(9))
+    for a, b in zip(measure(protocol, fake=fake), measure(protocol, fake=rows(fake, order)), strict=True):
+        assert b.value == pytest.approx(a.value, abs=5 * a.uncertainty.value)
+
+
+@every([p for p in PROTOCOLS if p.stem in ITSELF])
+def test_the_reals_themselves_are_the_best_fakes(protocol):
+    real = side(60, 1)
+    copy = rows(real, torch.arange(60))
+    [value] = measure(protocol, real, copy)
+    assert value.value == pytest.approx(ITSELF[protocol.stem], abs=1e-12)
+
+
+@every([p for p in PROTOCOLS if "labels" in p.needs])
+def test_without_labels_it_is_unavailable(protocol):
+    s = side(50, 2)
+    with pytest.raises(Unavailable, match="no labels"):
+        measure(protocol, fake=Side(s.images, None, s.features, s.logits))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "which"),
+    [(p, "fake") for p in PROTOCOLS if p.needs_extractor]
+    + [(p, "real") for p in PROTOCOLS if "features" in p.needs],
+    ids=lambda x: getattr(x, "stem", x),
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_makes_it_unavailable(protocol, which, bad):
+    s = side(50, 2)
+    s.features[7, 3] = s.logits[7, 3] = bad
+    with pytest.raises(Unavailable, match="not finite"):
+        measure(protocol, **{which: s})
+
+
+@every([p for p in PROTOCOLS if "features" in p.needs])
+def test_features_of_different_lengths_make_it_unavailable(protocol):
+    with pytest.raises(Unavailable, match="8 features of real images and 6 of fake ones"):
+        measure(protocol, fake=side(50, 2, d=6))
+
+
+def constant(n, seed):
+    s = side(n, seed)
+    one = torch.zeros(n, dtype=torch.int64)
+    return Side(s.images[one], s.labels, s.features[one], s.logits[one], {14: s.logits[one]})
+
+
+@every()
+@pytest.mark.parametrize("which", ["fake", "both"])
+def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
+    fake = constant(50, 2)
+    values = measure(protocol, constant(60, 1) if which == "both" else None, fake)
+    expected = {
+        "fd": (
+            (side(60, 1).features[0] - fake.features[0]).double().square().sum().item()
+            if which == "both"
+            else None
+        ),
+        "score": 1,
+        "ms_ssim": 1,
+        "ms_ssim_all": 1,
+        "discriminability": 1 / CLASSES,
+    }.get(protocol.stem)
+    if expected is not None:
+        assert values[0].value == pytest.approx(expected, rel=1e-9)
+
+
+@every()
+def test_black_images_have_a_finite_value(protocol):
+    black = Side(
+        torch.zeros_like(side(50, 2).images), side(50, 2).labels, torch.zeros(50, 8), torch.zeros(50, CLASSES)
+    )
+    measure(protocol, black, black, black)
+
+
+@every()
+def test_rows_that_come_twice_have_a_finite_value(protocol):
+    twice = rows(side(25, 2), torch.arange(50) % 25)
+    measure(protocol, rows(side(30, 1), torch.arange(60) % 30), twice)
+
+
+@every([p for p in PROTOCOLS if "features" in p.needs])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_features_of_any_scale_and_fewer_images_than_features_have_a_finite_value(protocol, scale):
+    real, fake = side(12, 1, d=100), side(11, 2, d=100)
+    real.features.mul_(scale), fake.features.mul_(scale)
+    measure(protocol, real, fake)
+
+
+@every()
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_handful_of_images_has_a_finite_value_or_a_reason(protocol, n):
+    few = rows(side(2 * CLASSES, 2), torch.tensor([0, 5, 1])[:n])
+    reason = ""
+    try:
+        measure(protocol, fake=few)
+    except Unavailable as unavailable:
+        reason = str(unavailable)
+    assert not reason or "need" in reason, reason
