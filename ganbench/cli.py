@@ -1,4 +1,6 @@
-"""The command line: stdout is the answer, stderr is progress and warnings; exit 0 done, 1 a check failed, 2 a user's mistake.
+"""The command line: stdout is the answer, stderr is progress and warnings.
+
+Exit codes: 0 done, 1 a check or a training failed, 2 a user's mistake, 130 interrupted.
 
 Heavy modules are imported inside the commands, so that `--help` and `list` return at once.
 """
@@ -8,35 +10,56 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ganbench import __version__, registry
 from ganbench.errors import UserError
+from ganbench.files import require_writable
+from ganbench.recipes import MAX_SEED
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+METRIC_NAMES = (
+    "Those over a network's features take its name: fd_mnist-cnn. The published ones over inception-v3 are fid, "
+    "fid50k_full, kid, inception_score."
+)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+SEED = click.IntRange(0, MAX_SEED)
 
 
 class Commands(click.Group):
-    """Turns what can go wrong into one line on stderr and an exit code."""
+    """Turns whatever can go wrong into one line on stderr and an exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         try:
-            return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"ganbench: error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(2)
-        except BrokenPipeError:
+            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "ganbench"
+            _fail(f"{error.format_message()} See '{command} --help'.")
+        except (UserError, click.ClickException) as error:
+            _fail(str(error))
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("ganbench: interrupted", err=True)
+            sys.exit(130)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+            sys.exit(0)
+        except OSError as error:  # a full disk, a file that may not be read
+            _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"ganbench: error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every command has."""
     command = click.option("--quiet", is_flag=True, help="No progress and no remarks on stderr.")(command)
-    return click.option("--offline", is_flag=True, help="Download nothing.", expose_value=False, callback=_set_offline)(command)
+    return click.option("--offline", is_flag=True, help="Download nothing.", expose_value=False, callback=_set_offline)(
+        command
+    )
 
 
 def _set_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -44,20 +67,27 @@ def _set_offline(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         os.environ["GANBENCH_OFFLINE"] = "1"
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="ganbench")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Evaluate and reproduce generative image models.
 
     A number is right, says which protocol it is, and carries its uncertainty, or it is not printed.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(registry.KINDS))
 @common
 def list_(kind: str | None, quiet: bool) -> None:
-    """What there is: models, datasets, metrics, extractors, recipes."""
+    """Models, datasets, metrics, extractors, recipes."""
     for k in [kind] if kind else registry.KINDS:
         if not kind:
             click.echo(f"{k}:")
@@ -65,6 +95,8 @@ def list_(kind: str | None, quiet: bool) -> None:
         width = max(map(len, items), default=0)
         for name, text in items.items():
             click.echo(f"{'' if kind else '  '}{name.ljust(width)}  {text}")
+        if k == "metrics":
+            click.echo(f"{'' if kind else '  '}{METRIC_NAMES}")
 
 
 def _recipe_summaries() -> dict[str, str]:
@@ -77,16 +109,26 @@ def _recipe_summaries() -> dict[str, str]:
 @click.argument("recipe")
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a run.")
 @click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the reproduction table.")
-@click.option("--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the reproduction table.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the reproduction table."
+)
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: an accelerator if there is one.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where runs and tables go.")
 @click.option("--fresh", is_flag=True, help="Throw an earlier run away and begin again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @common
 def reproduce(
-    recipe: str, seeds: str, data: str | None, steps: int | None, device: str | None, out: Path, fresh: bool, as_json: bool, quiet: bool
+    recipe: str,
+    seeds: str,
+    data: str | None,
+    steps: int | None,
+    device: str | None,
+    out: Path,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Train a recipe, evaluate it, and set the result beside the paper's.
+    """Train and evaluate a recipe, beside the paper's.
 
     RECIPE is a name (`ganbench list recipes`) or a path to a .toml file. An interrupted run goes on by itself.
     """
@@ -100,7 +142,7 @@ def reproduce(
     from ganbench.progress import Reporter
     from ganbench.reproduction import GRID, choose_device, reproduce, write_table
     from ganbench.results import RESULT
-    from ganbench.training import TrainingFailed
+    from ganbench.training import CHECKPOINT, TrainingFailed
 
     reporter, where = Reporter(quiet), choose_device(device)
     try:
@@ -112,7 +154,9 @@ def reproduce(
         click.echo("ganbench: interrupted; the same command goes on from the last checkpoint", err=True)
         sys.exit(130)
     if as_json:
-        click.echo(json.dumps({"recipe": plain.name, "results": [r.result.to_json() for r in runs]}, indent=2, allow_nan=False))
+        click.echo(
+            json.dumps({"recipe": plain.name, "results": [r.result.to_json() for r in runs]}, indent=2, allow_nan=False)
+        )
     else:
         shown = [_without_overrides(r.result) for r in runs]
         click.echo(tables.render(tables.rows(spec, shown)), nl=False)
@@ -123,8 +167,7 @@ def reproduce(
         reporter.say(f"table:   {path}")
     if overrides:
         reporter.say(f"not in the reproduction table: run with {', '.join(f'{k} = {v}' for k, v in overrides.items())}")
-    ckpt = runs[0].folder / "checkpoint.safetensors"
-    reporter.say(f"next:    ganbench evaluate --model {spec.model.name} --ckpt {ckpt}")
+    reporter.say(f"next:    ganbench evaluate --model {spec.model.name} --ckpt {runs[0].folder / CHECKPOINT}")
 
 
 def _without_overrides(result: Any) -> Any:
@@ -139,55 +182,83 @@ def _whole_numbers(text: str, option: str) -> list[int]:
         values = [int(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if not values or min(values) < 0 or len(set(values)) < len(values):
-        raise UserError(f"{option} must be different whole numbers, separated by commas, not '{text}'.")
+    if not values or min(values) < 0 or max(values) > MAX_SEED or len(set(values)) < len(values):
+        raise UserError(
+            f"{option} must be different whole numbers of 0 to {MAX_SEED}, separated by commas, not '{text}'."
+        )
     return values
+
+
+def _words(text: str | None, option: str) -> list[str] | None:
+    """The parts of a comma-separated option; None where it was not given."""
+    if text is None:
+        return None
+    words = [part.strip() for part in text.split(",")]
+    if not all(words):
+        raise UserError(
+            f"{option} '{text}' has an empty name: write names separated by commas, or leave the option out."
+        )
+    return words
 
 
 @main.command()
 @click.option("--model", help="The reference model of --ckpt (`ganbench list models`).")
 @click.option("--ckpt", type=FILE, help="A checkpoint (.safetensors) to draw samples from.")
 @click.option("--images", help="Or images: a folder, FILE.zip, FILE.npz, NAME[:split], module:callable.")
-@click.option("--reference", help="Real images to compare with: NAME[:split] or any source. Default: the checkpoint's training set.")
+@click.option(
+    "--reference",
+    help="Real images to compare with: NAME[:split] or any source. Default: the checkpoint's training set.",
+)
 @click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
 @click.option("--num", type=click.IntRange(min=1), help="How many images. Default: 10,000 of a checkpoint, else all.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the extractors.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of the extractors. Default: 16 on the CPU, else 256.")
 @click.option("--extractor", help="For metrics named without one. Default: what fits the reference.")
-@click.option("--weights", multiple=True, metavar="EXTRACTOR=FILE", help="Weights of an extractor, instead of the published ones.")
-@click.option("--resolutions", help="Comma-separated sides for discriminability. Default: powers of two below the image's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of samples and of draws.")
+@click.option(
+    "--weights", multiple=True, metavar="EXTRACTOR=FILE", help="Weights of an extractor, instead of the published ones."
+)
+@click.option(
+    "--resolutions", help="Comma-separated sides for discriminability. Default: powers of two below the image's."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of samples and of draws.")
 @click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
 @click.option("--out", type=FILE, help="Also write the result to this file, as JSON.")
 @common
 def evaluate(
-    model: str | None, ckpt: Path | None, images: str | None, reference: str | None, metrics: str | None, num: int | None,
-    batch_size: int, extractor: str | None, weights: tuple[str, ...], resolutions: str | None, seed: int, device: str | None,
-    as_json: bool, out: Path | None, quiet: bool,
+    model: str | None, ckpt: Path | None, images: str | None, reference: str | None, metrics: str | None,
+    num: int | None, batch_size: int | None, extractor: str | None, weights: tuple[str, ...], resolutions: str | None,
+    seed: int, device: str | None, as_json: bool, out: Path | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Measure a checkpoint's samples, or any images, against real ones."""
+    """Measure a checkpoint's samples, or any images."""
     if (ckpt is None) == (images is None):
         raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
     if model is not None and ckpt is None:
         raise UserError(f"--model {model} needs --ckpt FILE.")
-    if model is not None and model not in registry.names("models"):
-        registry.load("models", model)  # raises with the known names
+    if model is not None:
+        registry.require("models", model)
+    if extractor is not None:
+        registry.require("extractors", extractor)
     files = {}
     for item in weights:
         name, _, file = item.partition("=")
         if not file or name not in registry.names("extractors"):
-            raise UserError(f"--weights {item}: write EXTRACTOR=FILE, with one of {', '.join(registry.names('extractors'))}.")
+            raise UserError(
+                f"--weights {item}: write EXTRACTOR=FILE, with one of {', '.join(registry.names('extractors'))}."
+            )
         files[name] = Path(file)
     sides = tuple(_whole_numbers(resolutions, "--resolutions")) if resolutions else None
     if sides and min(sides) < 1:
         raise UserError("--resolutions must be at least 1.")
+    names = _words(metrics, "--metrics")
+    if out is not None:
+        require_writable(out, "--out")
 
     from ganbench import evaluation_run, tables
     from ganbench.progress import Reporter
 
     reporter = Reporter(quiet)
     request = evaluation_run.Request(
-        model, ckpt, images, reference, metrics.split(",") if metrics else None, num, batch_size, extractor, files, sides, seed, device
+        model, ckpt, images, reference, names, num, batch_size, extractor, files, sides, seed, device
     )
     result = evaluation_run.run(request, reporter)
     if out is not None:
@@ -208,17 +279,30 @@ def evaluate(
 @click.option("--labels", help="Comma-separated classes, repeated to --num. Default: balanced.")
 @click.option("--grid", type=FILE, help="Write a PNG with the samples, ten to a row.")
 @click.option("--out", type=FILE, help="Write an npz: arr_0 uint8 N x H x W x C, and arr_1 labels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the samples.")
 @click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
 @common
 def sample(
-    model: str | None, ckpt: Path, num: int, labels: str | None, grid: Path | None, out: Path | None, seed: int, device: str | None, quiet: bool
+    model: str | None,
+    ckpt: Path,
+    num: int,
+    labels: str | None,
+    grid: Path | None,
+    out: Path | None,
+    seed: int,
+    device: str | None,
+    quiet: bool,
 ) -> None:
-    """Draw samples from a checkpoint, as a picture or as an npz."""
+    """Draw samples from a checkpoint, to a PNG or npz."""
     if grid is None and out is None:
         raise UserError("give --grid FILE.png or --out FILE.npz.")
+    if model is not None:
+        registry.require("models", model)
     if out is not None and out.suffix != ".npz":
         raise UserError(f"--out {out}: the file must end with .npz.")
+    for path, option in ((grid, "--grid"), (out, "--out")):
+        if path is not None:
+            require_writable(path, option)
 
     import numpy as np
     import torch
@@ -262,12 +346,17 @@ def _classes(text: str, known: int) -> list[int]:
 
 
 @main.command()
-@click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), default="md", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["md", "csv", "latex"]), default="md", show_default=True, help="Of the table."
+)
 @click.option("--dataset", help="Only recipes on this data set.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where the runs are.")
 @common
 def table(form: str, dataset: str | None, out: Path, quiet: bool) -> None:
-    """Ours beside the paper's, for all recipes: derived from the stored results."""
+    """Ours beside the paper's, for all recipes.
+
+    Derived from the stored results; changes nothing.
+    """
     from ganbench import recipes, results, tables
 
     everything = [recipes.read(path) for path in recipes.available().values()]
@@ -279,8 +368,7 @@ def table(form: str, dataset: str | None, out: Path, quiet: bool) -> None:
     rows = []
     for recipe in everything:
         if dataset in (None, recipe.train.data.partition(":")[0]):
-            folder = out / "runs" / recipe.name
-            rows += tables.rows(recipe, [r for _, r in results.load_all(folder)] if folder.is_dir() else [])
+            rows += tables.rows(recipe, [r for _, r in results.load_all(out / "runs" / recipe.name)])
     click.echo(tables.render(rows, form), nl=False)
 
 
@@ -288,21 +376,34 @@ def table(form: str, dataset: str | None, out: Path, quiet: bool) -> None:
 @click.argument("baseline", type=FILE)
 @click.argument("result", type=FILE, required=False)
 @click.option("--junit", type=FILE, help="Also write JUnit XML, for a CI system to show.")
-@click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where to look for RESULT if none is given.")
+@click.option(
+    "--out", type=FOLDER, default=Path("results"), show_default=True, help="Where to look for RESULT if none is given."
+)
 @common
 def check(baseline: Path, result: Path | None, junit: Path | None, out: Path, quiet: bool) -> None:
-    """Compare a result with a committed baseline; exit 1 on a regression.
+    """Check a result against a baseline; exit 1 if worse.
 
-    Without RESULT, the newest run of the baseline's recipe and seed is taken.
+    For CI: a metric that is worse by more than its tolerance fails, and so does one that is missing.
+    Without RESULT, the newest run of the baseline's recipe, seed and overrides is taken.
     """
     from ganbench import regression, results, tables
 
+    if junit is not None:
+        require_writable(junit, "--junit")
     base, tolerances = regression.load_baseline(baseline)
     if result is None:
         wanted = (base.recipe or {}).get("name")
-        found = [(r.created, p) for p, r in results.load_all(out / "runs") if (r.recipe or {}).get("name") == wanted and r.seed == base.seed]
-        if wanted is None or not found:
-            raise UserError(f"no result of recipe '{wanted}' with seed {base.seed} in {out / 'runs'}: name the RESULT file.")
+        if wanted is None:
+            raise UserError(
+                f"the baseline {baseline} is of no recipe, so there is no run to look for: name the RESULT file."
+            )
+        found = [(r.created, p) for p, r in results.load_all(out / "runs") if _same_run(r, base)]
+        if not found:
+            changed = f" and the overrides {base.overrides}" if base.overrides else ""
+            raise UserError(
+                f"no result of recipe '{wanted}' with seed {base.seed}{changed} in {out / 'runs'}: "
+                "name the RESULT file."
+            )
         result = max(found)[1]
     checks = regression.compare(base, tolerances, results.load(result))
     cells = [
@@ -318,12 +419,41 @@ def check(baseline: Path, result: Path | None, junit: Path | None, out: Path, qu
         sys.exit(1)
 
 
+def _same_run(a: Any, b: Any) -> bool:
+    """True if two results are of one recipe, seed and overrides."""
+    return ((a.recipe or {}).get("name"), a.seed, a.overrides) == ((b.recipe or {}).get("name"), b.seed, b.overrides)
+
+
+@main.command()
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@common
+def compare(a: Path, b: Path, quiet: bool) -> None:
+    """Two results side by side, and what is noise.
+
+    B minus A, its 95 % interval, and whether it is larger than that.
+    """
+    from ganbench import comparison, results, tables
+
+    cells = [
+        {
+            "metric": c.metric,
+            "a": tables.number(c.a),
+            "b": tables.number(c.b),
+            "b - a": tables.number(c.difference, c.half_width),
+            "verdict": c.verdict,
+        }
+        for c in comparison.compare(results.load(a), results.load(b))
+    ]
+    click.echo(tables.render(cells, columns=("metric", "a", "b", "b - a", "verdict")), nl=False)
+
+
 @main.command("train-classifier")
 @click.argument("data")
 @click.option("--out", type=FILE, required=True, help="The safetensors file to write.")
 @common
 def train_classifier(data: str, out: Path, quiet: bool) -> None:
-    """Train a small classifier on a labelled set, for use as --extractor small-cnn.
+    """Train a small classifier, for --extractor small-cnn.
 
     The recipe is that of the bundled mnist-cnn; the test error is read once, at the end.
     """
@@ -332,6 +462,7 @@ def train_classifier(data: str, out: Path, quiet: bool) -> None:
     from ganbench.progress import Reporter
     from ganbench.reproduction import choose_device, held_out_of
 
+    require_writable(out, "--out")
     train = datasets.load(data)
     if train.labels is None:
         raise UserError(f"'{data}' has no labels: put its images into class folders.")
@@ -358,7 +489,10 @@ def train_classifier(data: str, out: Path, quiet: bool) -> None:
 @main.command()
 @common
 def doctor(quiet: bool) -> None:
-    """What is here and what is missing: data sets, weights, devices; and what would mend it."""
+    """What is here, what is missing, what would mend it.
+
+    Data sets, weights, devices. Nothing is downloaded.
+    """
     from ganbench.doctor import report
 
     for line in report():

@@ -26,7 +26,7 @@ class Request:
     reference: str | None
     metrics: list[str] | None
     num: int | None
-    batch_size: int
+    batch_size: int | None
     extractor: str | None
     weights: dict[str, Path]
     resolutions: tuple[int, ...] | None
@@ -44,40 +44,62 @@ def run(request: Request, reporter: Reporter) -> Result:
     if request.ckpt is not None:
         gan, meta = checkpoint.load(request.ckpt, request.model)
         reference_text = reference_text or meta.data or None
-        training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps, "data": meta.data,
-                    "seed": meta.seed, "commit": meta.commit}  # fmt: skip
+        training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps,
+                    "data": meta.data, "seed": meta.seed, "commit": meta.commit}  # fmt: skip
 
     name = (reference_text or "").partition(":")[0]
     default = request.extractor or EXTRACTORS.get(name, "inception-v3")
-    if default not in registry.names("extractors"):
-        registry.load("extractors", default)  # raises with the known names
+    registry.require("extractors", default)
     metrics = request.metrics or default_metrics(default)
     requests = evaluation.parse_metrics(metrics, default)
-    extractors = make_extractors(requests, request.weights)
 
     reference = held_out = None
     if reference_text is not None:
-        reference, held_out = load_reference(reference_text)
+        try:
+            reference, held_out = load_reference(reference_text)
+        except UserError as error:
+            if request.reference is not None:
+                raise
+            raise UserError(
+                f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
+            ) from error
+    # What the user named is opened before weights are downloaded, and these before samples are drawn.
+    fake = None if request.images is None else sources.open_source(request.images, request.num, request.seed)
+    extractors = make_extractors(requests, request.weights)
     if gan is not None and meta is not None:
         num = request.num or NUM
         with reporter.task(f"sample {num:,}", num) as task:
             fake = sources.generate(gan, num, request.seed, device, advance=task.advance)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
-    else:
-        assert request.images is not None
-        fake = sources.open_source(request.images, request.num, request.seed)
-    if len(fake.images) < 2:
-        raise UserError(f"'{request.images}' holds one image: a metric needs a set of at least two.")
-    if reference is not None and len(reference.images) < 2:
-        raise UserError(f"--reference '{request.reference}' holds one image: a metric needs a set of at least two.")
+    assert fake is not None
+    for samples, what in (
+        (fake, request.images and f"--images '{request.images}'"),
+        (reference, f"--reference '{reference_text}'"),
+    ):
+        if samples is not None and len(samples.images) < 2:
+            raise UserError(f"{what or '--num 1'} is one image: a metric needs a set of at least two.")
+    if request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
+        raise UserError(
+            f"--resolutions {max(request.resolutions)} is more than the images' side of {min(fake.images.shape[2:])}."
+        )
 
     measurements, real = evaluation.evaluate(
-        requests, extractors, fake, reference, held_out, device, request.batch_size, request.seed, request.resolutions, reporter.progress
+        requests,
+        extractors,
+        fake,
+        reference,
+        held_out,
+        device,
+        request.batch_size,
+        request.seed,
+        request.resolutions,
+        reporter.progress,
     )
     return Result(
-        fake=describe(fake), reference=describe(reference) if reference else None, held_out=describe(held_out) if held_out else None,
-        measurements=measurements, real=real, seed=request.seed, training=training, seconds=round(time.monotonic() - began, 1),
-        peak_memory_bytes=peak_memory(device), environment=results.environment(describe_device(device)), created=results.now(),
+        fake=describe(fake), reference=describe(reference) if reference else None,
+        held_out=describe(held_out) if held_out else None, measurements=measurements, real=real, seed=request.seed,
+        training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
+        environment=results.environment(describe_device(device)), created=results.now(),
     )  # fmt: skip
 
 
@@ -90,8 +112,8 @@ def default_metrics(extractor: str) -> list[str]:
 
 def load_reference(text: str) -> tuple[Samples, Samples | None]:
     """The reference, and the other split of the same set for the row of real data where there is one."""
-    name, _, rest = text.partition(":")
+    name = text.partition(":")[0]
     if name in registry.names("datasets"):
         data = datasets.load(text)
-        return sources.open_source(text), held_out_of(data)
+        return sources.from_dataset(data), held_out_of(data)
     return sources.open_source(text), None

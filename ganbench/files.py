@@ -26,9 +26,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Raise UserError where `path` could not be written: before long work, not after it. Nothing is made or changed."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{option} {path} cannot be written: {folder} is a file. Choose another folder.")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder: name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{option} {path} cannot be written: {folder} is read-only for you. Choose another folder.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,13 +58,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file, or raise a UserError that calls it by its role (`what`)."""
+    """Read a JSON file, or raise a UserError that calls it by its role (`what`). NaN and infinity are refused."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"the {what} {path} is not valid JSON ({error}).") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,10 @@ CAPABILITIES = ("sample", "encode", "classify", "discriminator_features", "recon
 
 
 class Batch(NamedTuple):
-    """What one training step sees. x: float N x C x H x W in [-1, 1]. y: int64 N, or None. step: updates of G before this one."""
+    """What one training step sees.
+
+    x: float N x C x H x W in [-1, 1]. y: int64 N, or None. step: updates of G before this one.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -27,7 +30,8 @@ class Batch(NamedTuple):
 class GAN(nn.Module):
     """Base of all reference models: three attributes and three methods to fill in.
 
-    The constructor takes keyword arguments of plain types only: they are stored in the checkpoint, which needs nothing else.
+    The constructor takes keyword arguments of plain types only: they are stored in the checkpoint, which needs
+    nothing else.
     """
 
     image_shape: tuple[int, int, int]  # C, H, W
@@ -62,8 +66,8 @@ def capabilities(model: GAN) -> list[str]:
 def minimize(loss: Tensor, optimizer: Optimizer) -> Tensor:
     """One step of `optimizer` down `loss`; returns the detached loss.
 
-    The gradient is taken with respect to the parameters of this optimiser only, as the paper's equation says: nothing is
-    computed for, or left behind in, the other networks.
+    The gradient is taken with respect to the parameters of this optimiser only, as the paper's equation says: nothing
+    is computed for, or left behind in, the other networks.
     """
     params: list[Any] = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)

@@ -14,12 +14,13 @@ class Task:
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.count, self.text = what, total, 0, ""
-        self.quiet, self.bar, self.began = quiet, None, time.monotonic()
+        self.quiet, self.began = quiet, time.monotonic()
+        self.bar: Any = None
         self.first, self.spoke = 0, self.began
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar: Any = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr)
+            self.bar = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr)
 
     def advance(self, n: int) -> None:
         self.at(self.count + n)
@@ -36,7 +37,11 @@ class Task:
             self.spoke = time.monotonic()
             rate = (count - self.first) / (self.spoke - self.began)
             left = (self.total - count) / rate if rate > 0 else 0
-            print(f"{self.what}: {count:,}/{self.total:,}  {rate:.1f}/s  {left / 60:.1f} min left  {self.text}", file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {count:,}/{self.total:,}  {rate:.1f}/s  {left / 60:.1f} min left  {self.text}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class Reporter:

@@ -5,6 +5,7 @@ A key that is not known is an error, so that a misspelt option cannot be ignored
 
 import dataclasses
 import hashlib
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -19,6 +20,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# A generator on the CPU takes the low 32 bits of its seed: beyond them seeds would repeat each other.
+MAX_SEED = 2**32 - 1
 
 _PACKAGE = Path(__file__).parent
 # In a wheel the recipes lie in the package; in a checkout they are the top-level folder.
@@ -60,8 +64,8 @@ class EvaluateSpec:
 class Reported:
     """One number of the paper.
 
-    comparable: False where our protocol or data differ; `note` then says how. unconfirmed: the number could not be checked
-    against the paper's text. std: the paper's own +-, or None.
+    comparable: False where our protocol or data differ; `note` then says how. unconfirmed: the number could not be
+    checked against the paper's text. std: the paper's own +-, or None.
     """
 
     metric: str
@@ -89,14 +93,20 @@ class Recipe:
     sha256: str = ""
 
     def replace(self, steps: int | None = None, data: str | None = None) -> "Recipe":
-        """The recipe with overrides from the command line: other `steps`, other `data` (then also the reference)."""
+        """The recipe with overrides from the command line: other `steps`, other `data` (then also the reference).
+
+        `data` names a set (`mnist`, `folder:PATH`), or one of its splits; the other of train and test is the real data.
+        """
         train, evaluate = self.train, self.evaluate
         if steps is not None:
             train = dataclasses.replace(train, steps=steps)
         if data is not None:
-            base = data.removesuffix(":train")
+            base, _, split = data.rpartition(":")
+            if split not in ("train", "test"):
+                base, split = data, "train"
+            other = "train" if split == "test" else "test"
             train = dataclasses.replace(train, data=data)
-            evaluate = dataclasses.replace(evaluate, reference=f"{base}:train", real=f"{base}:test")
+            evaluate = dataclasses.replace(evaluate, reference=f"{base}:{split}", real=f"{base}:{other}")
         return dataclasses.replace(self, train=train, evaluate=evaluate)
 
 
@@ -104,7 +114,7 @@ def _parse(cls: type, value: Any, where: str) -> Any:
     """`value` as an instance of the dataclass `cls`; any mistake becomes a UserError that says where."""
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a table.")
-    types = get_type_hints(cls)
+    kinds = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "sha256"}
     for key in value:
         if key not in fields:
@@ -112,7 +122,7 @@ def _parse(cls: type, value: Any, where: str) -> Any:
     for name, f in fields.items():
         if name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: the key '{name}' is missing.")
-    return cls(**{key: _convert(types[key], item, f"{where}, '{key}'") for key, item in value.items()})
+    return cls(**{key: _convert(kinds[key], item, f"{where}, '{key}'") for key, item in value.items()})
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
@@ -128,6 +138,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         kind = dict
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, not {value!r}.")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}.")
     return value
@@ -137,7 +149,7 @@ def read(path: Path) -> Recipe:
     """Read and validate a recipe file.
 
     Raises UserError that names the file and the key: unreadable, not TOML, unknown or missing keys, wrong types, a
-    schedule that is not positive, or a name that is not the file's.
+    schedule that is not positive, no metric, or a name that is not the file's.
     """
     try:
         raw = path.read_bytes()
@@ -149,9 +161,15 @@ def read(path: Path) -> Recipe:
     recipe: Recipe = _parse(Recipe, table, str(path))
     if recipe.name != path.stem:
         raise UserError(f"{path}: the name '{recipe.name}' must be that of the file.")
-    for key, number in (("train, 'steps'", recipe.train.steps), ("train, 'batch_size'", recipe.train.batch_size), ("evaluate, 'num'", recipe.evaluate.num)):
+    for key, number in (
+        ("train, 'steps'", recipe.train.steps),
+        ("train, 'batch_size'", recipe.train.batch_size),
+        ("evaluate, 'num'", recipe.evaluate.num),
+    ):
         if number < 1:
             raise UserError(f"{path}, {key} must be at least 1, not {number}.")
+    if not recipe.evaluate.metrics:
+        raise UserError(f"{path}, evaluate, 'metrics' must name at least one metric (`ganbench list metrics`).")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{path}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
     return dataclasses.replace(recipe, sha256=hashlib.sha256(raw).hexdigest())

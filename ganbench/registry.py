@@ -23,7 +23,9 @@ def entries(kind: str) -> dict[str, EntryPoint]:
     for entry in entry_points(group=f"ganbench.{kind}"):
         known = found.setdefault(entry.name, entry)
         if known.value != entry.value:
-            raise UserError(f"two packages provide the {kind[:-1]} '{entry.name}': {known.value} and {entry.value}. Uninstall one.")
+            raise UserError(
+                f"two packages provide the {kind[:-1]} '{entry.name}': {known.value} and {entry.value}. Uninstall one."
+            )
     return dict(sorted(found.items()))
 
 
@@ -32,13 +34,18 @@ def names(kind: str) -> list[str]:
     return list(entries(kind))
 
 
+def require(kind: str, name: str) -> None:
+    """Raise UserError, with the names that there are, for one that is not there. Imports nothing."""
+    if name not in entries(kind):
+        raise UserError(f"unknown {kind[:-1]} '{name}'.{did_you_mean(name, names(kind))}")
+
+
 def load(kind: str, name: str) -> Any:
     """The object behind a name.
 
     Raises UserError for an unknown name, and for one whose package fails to import.
     """
-    if name not in entries(kind):
-        raise UserError(f"unknown {kind[:-1]} '{name}'.{did_you_mean(name, names(kind))}")
+    require(kind, name)
     try:
         return entries(kind)[name].load()
     except ImportError as error:

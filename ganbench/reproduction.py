@@ -5,17 +5,15 @@ A run lies in `<out>/runs/<recipe>/<run>/`; whatever of it is there already is n
 
 import dataclasses
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ganbench import checkpoint, datasets, evaluation, features, results, tables
+from ganbench import checkpoint, datasets, evaluation, features, registry, results, tables
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.features import FeatureExtractor
@@ -23,8 +21,8 @@ from ganbench.images import save_png
 from ganbench.progress import Reporter
 from ganbench.recipes import Recipe
 from ganbench.results import Result
-from ganbench.sources import Samples, generate
-from ganbench.training import sample_grid, train
+from ganbench.sources import Samples, from_dataset, generate
+from ganbench.training import CHECKPOINT, sample_grid, train
 
 GRID = "samples.png"
 
@@ -39,7 +37,9 @@ class Run:
 
 def run_folder(out: Path, recipe: Recipe, seed: int, overrides: dict[str, Any]) -> Path:
     """`seed0`, or with overrides `seed0-steps=100`: an overridden run never lies where the recipe's own does."""
-    changes = "".join(f"-{key}={''.join(c if c.isalnum() else '_' for c in str(value))}" for key, value in sorted(overrides.items()))
+    changes = "".join(
+        f"-{key}={''.join(c if c.isalnum() else '_' for c in str(value))}" for key, value in sorted(overrides.items())
+    )
     return out / "runs" / recipe.name / f"seed{seed}{changes}"
 
 
@@ -49,16 +49,20 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used here ({reason}). `ganbench doctor` lists the devices.") from error
+        torch.empty(1, device=device).item()  # 'meta' has no values
+    except Exception as error:  # every backend has its own way to be missing
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(
+            f"--device '{name}' cannot be used here ({reason}). `ganbench doctor` lists the devices."
+        ) from error
     return device
 
 
 def describe_device(device: torch.device) -> str:
     """'cpu (2 threads)' or the accelerator's own name."""
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
 def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
@@ -76,41 +80,48 @@ def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]
 
 def held_out_of(reference: Dataset, split: str | None = None) -> Samples | None:
     """The other split of the same set: real images that play the row of real data. None where there is no other."""
-    for other in ((split,) if split else ("test", "train")):
+    for other in (split,) if split else ("test", "train"):
         if other != reference.split and reference.split in ("train", "test"):
-            return as_samples(datasets.load(reference.name, other))
+            return from_dataset(datasets.load(reference.name, other))
     return None
 
 
-def as_samples(data: Dataset) -> Samples:
-    """A data set as samples with its origin."""
-    origin = {"kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint}
-    return Samples(data.images, data.labels, origin)
-
-
 def reproduce(
-    recipe: Recipe, overrides: dict[str, Any], seed: int, device: torch.device, out: Path, fresh: bool, reporter: Reporter
+    recipe: Recipe,
+    overrides: dict[str, Any],
+    seed: int,
+    device: torch.device,
+    out: Path,
+    fresh: bool,
+    reporter: Reporter,
 ) -> Run:
-    """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder."""
+    """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder.
+
+    Raises UserError for whatever the user has to mend, and TrainingFailed.
+    """
     folder = run_folder(out, recipe, seed, overrides)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
-    # Everything that can be wrong is looked at before hours are spent on training.
-    requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
-    extractors = make_extractors(requests, {})
-    data = datasets.load(recipe.train.data)
-    reference, held_out = datasets.load(recipe.evaluate.reference), datasets.load(recipe.evaluate.real)
+    try:  # everything that can be wrong is looked at before hours are spent on training
+        registry.require("models", recipe.model.name)
+        requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
+        extractors = make_extractors(requests, {})
+        data = datasets.load(recipe.train.data)
+        reference, held_out = (
+            from_dataset(datasets.load(spec)) for spec in (recipe.evaluate.reference, recipe.evaluate.real)
+        )
+    except UserError as error:
+        raise UserError(f"recipe '{recipe.name}': {error}") from error
     commit, dirty = results.git_commit()
 
     done = folder / results.RESULT
-    if done.exists() and (folder / "checkpoint.safetensors").exists():
+    if not fresh and done.exists() and (folder / CHECKPOINT).exists():
         old = results.load(done)
-        if (old.recipe or {}).get("sha256") == recipe.sha256:
+        same_data = (old.training or {}).get("data_fingerprint") == data.fingerprint
+        if (old.recipe or {}).get("sha256") == recipe.sha256 and old.overrides == overrides and same_data:
             reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
             return Run(folder, old)
 
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
-        trained = train(recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at)
+        trained = train(recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh)
     gan, meta = checkpoint.load(trained.checkpoint)
     save_png(sample_grid(gan.to(device)), folder / GRID)
 
@@ -119,15 +130,16 @@ def reproduce(
         fake = generate(gan, recipe.evaluate.num, seed, device, advance=task.advance)
     fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     measurements, real = evaluation.evaluate(
-        requests, extractors, fake, as_samples(reference), as_samples(held_out), device, progress=reporter.progress
+        requests, extractors, fake, reference, held_out, device, progress=reporter.progress
     )
     result = Result(
-        fake=describe(fake), reference=describe(as_samples(reference)), held_out=describe(as_samples(held_out)),
+        fake=describe(fake), reference=describe(reference), held_out=describe(held_out),
         measurements=measurements, real=real, overrides=overrides, seed=seed,
         recipe={"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256},
-        training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps, "batch_size": recipe.train.batch_size,
-                  "seconds": round(trained.seconds, 1), "data": recipe.train.data, "data_fingerprint": data.fingerprint,
-                  "commit": meta.commit, "ema_decay": recipe.train.ema_decay},
+        training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps,
+                  "batch_size": recipe.train.batch_size, "seconds": round(trained.seconds, 1),
+                  "data": recipe.train.data, "data_fingerprint": data.fingerprint, "commit": meta.commit,
+                  "ema_decay": recipe.train.ema_decay},
         seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)), created=results.now(),
     )  # fmt: skip
@@ -149,14 +161,6 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def collect(recipe: Recipe, out: Path) -> list[Result]:
-    """All stored results of a recipe, by seed; those with overrides are left to the caller to see and to the tables to ignore."""
-    return [r for _, r in results.load_all(out / "runs" / recipe.name)] if (out / "runs" / recipe.name).is_dir() else []
-
-
 def write_table(recipe: Recipe, out: Path) -> Path:
-    """Rebuild `<out>/tables/<recipe>.md` from the stored results without overrides."""
-    own = [r for r in collect(recipe, out) if not r.overrides]
-    return tables.write(recipe, own, out / "tables")
-
-
+    """Rebuild `<out>/tables/<recipe>.md` from the stored results."""
+    return tables.write(recipe, [r for _, r in results.load_all(out / "runs" / recipe.name)], out / "tables")

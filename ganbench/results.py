@@ -52,8 +52,8 @@ class Measurement:
 class Result:
     """One evaluation with everything that somebody else needs to get the same figures.
 
-    fake, reference, held_out: where the images came from, how many, and their fingerprints. real: the measurements of real
-    images. recipe: name, version, SHA-256 of its file; overrides: what the command line changed of it.
+    fake, reference, held_out: where the images came from, how many, and their fingerprints. real: the measurements of
+    real images. recipe: name, version, SHA-256 of its file; overrides: what the command line changed of it.
     """
 
     fake: dict[str, Any]
@@ -96,10 +96,26 @@ def parse(value: Any, path: Path, what: str = "result") -> Result:
     if value.get("schema") != SCHEMA:
         raise UserError(f"the {what} {path} has schema {value.get('schema')}, and this ganbench reads {SCHEMA}.")
     try:
-        lists = {key: [Measurement(**{**m, "warnings": tuple(m.get("warnings", ()))}) for m in value.get(key, [])] for key in ("measurements", "real")}
-        return Result(**{**value, **lists})
-    except TypeError as error:
-        raise UserError(f"the {what} {path} cannot be read ({error}).") from error
+        lists = {key: [_measurement(m) for m in value.get(key, [])] for key in ("measurements", "real")}
+        result = Result(**{**value, **lists})
+        for key in ("recipe", "training", "overrides", "environment"):
+            if not isinstance(getattr(result, key) or {}, dict):
+                raise TypeError(f"'{key}' is {getattr(result, key)!r}")
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"the {what} {path} is damaged or was edited ({error}): make it again.") from error
+    return result
+
+
+def _measurement(value: dict[str, Any]) -> Measurement:
+    """A measurement from its JSON value. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+    m = Measurement(**{**value, "warnings": tuple(value.get("warnings", ()))})
+    if not isinstance(m.metric, str) or m.direction not in ("lower", "higher", "none"):
+        raise ValueError(f"metric {m.metric!r} has the direction {m.direction!r}")
+    if m.value is not None:
+        float(m.value)
+    if m.uncertainty is not None:
+        float(m.uncertainty["value"])
+    return m
 
 
 def load_all(folder: Path) -> list[tuple[Path, Result]]:
@@ -116,8 +132,9 @@ def environment(device: str) -> dict[str, Any]:
         except PackageNotFoundError:
             packages[name] = "not installed"
     commit, dirty = git_commit()
-    return {"ganbench": __version__, "commit": commit, "dirty": dirty, "python": platform.python_version(), "packages": packages,
-            "platform": platform.system() + " " + platform.machine(), "cpus": os.cpu_count(), "device": device}  # fmt: skip
+    return {"ganbench": __version__, "commit": commit, "dirty": dirty, "python": platform.python_version(),
+            "packages": packages, "platform": platform.system() + " " + platform.machine(), "cpus": os.cpu_count(),
+            "device": device}  # fmt: skip
 
 
 def git_commit() -> tuple[str, bool]:
@@ -127,7 +144,9 @@ def git_commit() -> tuple[str, bool]:
         return "", False
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20
+        ).stdout.strip()
 
     try:
         # What a run itself writes does not change the code that ran.

@@ -5,8 +5,8 @@ The rule of each verdict, for a value of the paper and the mean of ours over see
 - `not run`: no result of this recipe without overrides.
 - `not comparable`: the recipe says that protocol, data or length differ from the paper's; its note says how.
 - `unavailable`: the measurement could not be made; the result says why.
-- `reproduced`: |ours - paper's| <= 2 s, with s^2 = s_ours^2 + s_paper^2. s_ours is the standard deviation over seeds where
-  there are several, else the measurement's own uncertainty; s_paper is the paper's own +-, or 0.
+- `reproduced`: |ours - paper's| <= 2 s, with s^2 = s_ours^2 + s_paper^2. s_ours is the standard deviation over seeds
+  where there are several, else the measurement's own uncertainty; s_paper is the paper's own +-, or 0.
 - `better`, `not reproduced`: outside of that, on the metric's good or bad side (without a direction: `not reproduced`).
 """
 
@@ -20,8 +20,24 @@ from typing import Any
 from ganbench.recipes import Recipe, Reported
 from ganbench.results import Measurement, Result
 
-COLUMNS = ("dataset", "recipe", "metric", "ours", "real data", "paper", "difference", "verdict", "seeds", "steps", "deviations")
+COLUMNS = (
+    "dataset",
+    "recipe",
+    "metric",
+    "ours",
+    "real data",
+    "paper",
+    "difference",
+    "verdict",
+    "seeds",
+    "steps",
+    "deviations",
+)
 FORMATS = ("md", "csv", "latex")
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$", "<": r"$<$", ">": r"$>$", **{c: "\\" + c for c in "&%$#_{}"},
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,9 @@ def summarise(measurements: list[Measurement]) -> Summary | None:
     if not values:
         return None
     if len(values) > 1:
-        return Summary(statistics.fmean(values), statistics.stdev(values), f"{len(values)} seeds (standard deviation)", len(values))
+        return Summary(
+            statistics.fmean(values), statistics.stdev(values), f"{len(values)} seeds (standard deviation)", len(values)
+        )
     one = next(m for m in measurements if m.value is not None)
     over = f"{one.uncertainty['over']} ({one.uncertainty['kind']})" if one.uncertainty else ""
     return Summary(values[0], one.error, over, 1)
@@ -48,10 +66,10 @@ def summarise(measurements: list[Measurement]) -> Summary | None:
 
 def verdict(ours: Summary | None, reported: Reported, direction: str) -> str:
     """The verdict on one reported value, by the rule at the top of this file."""
-    if ours is None:
-        return "unavailable"
     if not reported.comparable:
         return "not comparable"
+    if ours is None:
+        return "unavailable"
     s = math.hypot(ours.error or 0.0, reported.std or 0.0)
     difference = ours.value - reported.value
     if abs(difference) <= 2 * s:
@@ -70,12 +88,24 @@ def number(value: float | None, error: float | None = None) -> str:
     return f"{value:.{places}f} ± {error:.{places}f}"
 
 
+def printed(r: Reported) -> str:
+    """A paper's number with no more digits than the recipe gives."""
+    places = max(len(f"{x!r}".partition(".")[2]) for x in (r.value, r.std or r.value))
+    texts = [f"{x:.{places}f}" if "e" not in f"{x!r}" else f"{x:g}" for x in (r.value, r.std) if x is not None]
+    return " ± ".join(texts)
+
+
+def counted(recipe: Recipe, results: list[Result]) -> list[Result]:
+    """The results that count in a recipe's table: of its present version and without overrides."""
+    return [r for r in results if not r.overrides and (r.recipe or {}).get("version") == recipe.version]
+
+
 def rows(recipe: Recipe, results: list[Result]) -> list[dict[str, str]]:
     """The table's rows of one recipe: a row a metric, and a row for each reported value that no metric measures.
 
-    Results with overrides do not count.
+    A recipe that was not run shows the metrics that it would measure. Which results count, `counted` says.
     """
-    results = [r for r in results if not r.overrides and (r.recipe or {}).get("version") == recipe.version]
+    results = counted(recipe, results)
     ours: dict[str, list[Measurement]] = defaultdict(list)
     real: dict[str, Measurement] = {}
     for result in results:
@@ -87,26 +117,29 @@ def rows(recipe: Recipe, results: list[Result]) -> list[dict[str, str]]:
     shared = {"dataset": recipe.train.data, "recipe": recipe.name, "seeds": str(len(results)),
               "steps": ", ".join(f"{s:,}" for s in steps), "deviations": str(len(recipe.deviations))}  # fmt: skip
     table = []
-    reported = {m: [r for r in recipe.reported if r.metric == m] for m in {r.metric for r in recipe.reported}}
-    for metric in [*ours, *(m for m in reported if m not in ours)]:
+    reported: dict[str, list[Reported]] = defaultdict(list)  # in the recipe's order
+    for r in recipe.reported:
+        reported[r.metric].append(r)
+    measured = list(ours) if results else recipe.evaluate.metrics
+    for metric in [*measured, *(m for m in reported if m not in measured)]:
         summary = summarise(ours.get(metric, []))
         row = {**shared, "metric": metric + _arrow(ours[metric][0].direction if metric in ours else "")}
         row["ours"] = number(summary.value, summary.error) if summary else ("not run" if not results else "unavailable")
         row["real data"] = number(real[metric].value, real[metric].error) if metric in real else ""
-        for r in reported.get(metric, [None]):  # type: ignore[list-item]
+        for r in reported.get(metric) or [None]:  # type: ignore[list-item]
             table.append({**row, **_paper_cells(summary, r, ours, metric, bool(results))})
     return table
 
 
-def _paper_cells(summary: Summary | None, r: Reported | None, ours: dict[str, list[Measurement]], metric: str, ran: bool) -> dict[str, str]:
+def _paper_cells(
+    summary: Summary | None, r: Reported | None, ours: dict[str, list[Measurement]], metric: str, ran: bool
+) -> dict[str, str]:
     if r is None:
         return {"paper": "", "difference": "", "verdict": ""}
-    cells = {"paper": number(r.value, r.std) + (" (unconfirmed)" if r.unconfirmed else "")}
+    cells = {"paper": printed(r) + (" (unconfirmed)" if r.unconfirmed else "")}
     cells["difference"] = f"{summary.value - r.value:+.3g}" if summary and r.comparable else ""
     direction = ours[metric][0].direction if metric in ours else "none"
     cells["verdict"] = verdict(summary, r, direction) if ran else "not run"
-    if cells["verdict"] == "unavailable" and not r.comparable:
-        cells["verdict"] = "not comparable"
     return cells
 
 
@@ -122,19 +155,27 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     for result in results:
         env, training = result.environment, result.training or {}
         changed = " (with local changes)" if env.get("dirty") else ""
-        lines.append(f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
-                     f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}.")  # fmt: skip
+        lines.append(
+            f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
+            f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}."
+        )
     if recipe.deviations:
         lines += ["", "Deviations from the paper:", *(f"{i}. {d}" for i, d in enumerate(recipe.deviations, 1))]
     if recipe.reported:
         lines += ["", "Reported values:"]
-        lines += [f"- {r.metric} {number(r.value, r.std)}: {r.source}. {r.note}".rstrip() for r in recipe.reported]
+        lines += [f"- {r.metric} {printed(r)}: {r.source}. {r.note}".rstrip() for r in recipe.reported]
     uncertain = {m.metric: m.uncertainty for result in results[:1] for m in result.measurements if m.uncertainty}
     if uncertain and len(results) == 1:
         lines += ["", "± of ours:", *(f"- {k}: one {u['kind']} over {u['over']}" for k, u in uncertain.items() if u)]
     elif len(results) > 1:
         lines += ["", f"± of ours: standard deviation over {len(results)} seeds."]
-    problems = {f"- {m.metric}: {text}" for result in results for m in result.measurements for text in (*m.warnings, m.reason) if text}
+    problems = {
+        f"- {m.metric}: {text}"
+        for result in results
+        for m in result.measurements
+        for text in (*m.warnings, m.reason)
+        if text
+    }
     if problems:
         lines += ["", "Warnings:", *sorted(problems)]
     return "\n".join(lines) + "\n"
@@ -154,14 +195,11 @@ def render(table: list[dict[str, str]], form: str = "md", columns: tuple[str, ..
     columns = tuple(c for c in columns if any(row.get(c) for row in table))
     cells = [[row.get(c, "") for c in columns] for row in table]
     if form == "latex":
-        def escape(text: str) -> str:
-            for old, new in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("±", r"$\pm$"), ("↓", r"$\downarrow$"), ("↑", r"$\uparrow$")):
-                text = text.replace(old, new)
-            return text
-
-        body = "\n".join(" & ".join(escape(c) for c in row) + r" \\" for row in cells)
-        head = " & ".join(escape(c) for c in columns) + r" \\"
-        return f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+        body = "\n".join(" & ".join(c.translate(LATEX) for c in row) + r" \\" for row in cells)
+        head = " & ".join(c.translate(LATEX) for c in columns) + r" \\"
+        start = f"\\begin{{tabular}}{{{'l' * len(columns)}}}"
+        return "\n".join([start, r"\toprule", head, r"\midrule", body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    cells = [[text.replace("|", r"\|").replace("\n", " ") for text in row] for row in cells]
     widths = [max(len(c), *(len(row[i]) for row in cells)) if cells else len(c) for i, c in enumerate(columns)]
 
     def line(row: Any) -> str:
@@ -174,21 +212,27 @@ def measurement_rows(result: Result) -> list[dict[str, str]]:
     """Rows for one evaluation: metric, value, the value of real data, counts and what is to be said."""
     real = {m.metric: m for m in result.real}
     return [
-        {"metric": m.metric + _arrow(m.direction), "value": number(m.value, m.error) if m.value is not None else "unavailable",
-         "real data": number(real[m.metric].value, real[m.metric].error) if m.metric in real else "",
-         "± over": m.uncertainty["over"] if m.uncertainty else "", "n": f"{m.n_fake:,}" if m.n_fake else "",
-         "n real": f"{m.n_real:,}" if m.n_real else "", "notes": "; ".join((*m.warnings, m.reason)) if m.warnings or m.reason else ""}
+        {
+            "metric": m.metric + _arrow(m.direction),
+            "value": number(m.value, m.error) if m.value is not None else "unavailable",
+            "± over": m.uncertainty["over"] if m.uncertainty else "",
+            "real data": number(real[m.metric].value, real[m.metric].error) if m.metric in real else "",
+            "n": f"{m.n_fake:,}" if m.n_fake else "",
+            "n real": f"{m.n_real:,}" if m.n_real else "",
+            "notes": "; ".join(text for text in (*m.warnings, m.reason) if text),
+        }
         for m in result.measurements
-    ]  # fmt: skip
+    ]
 
 
 RESULT_COLUMNS = ("metric", "value", "± over", "real data", "n", "n real", "notes")
 
 
 def write(recipe: Recipe, results: list[Result], folder: Path) -> Path:
-    """Write `<folder>/<recipe>.md` from these results and return its path."""
+    """Write `<folder>/<recipe>.md` from those of the results that count, and return its path."""
     from ganbench.files import write_text
 
+    results = counted(recipe, results)
     path = folder / f"{recipe.name}.md"
     write_text(path, f"# {recipe.name}\n\n{render(rows(recipe, results))}\n{notes(recipe, results)}")
     return path

@@ -1,8 +1,8 @@
 """The one training loop: data by index from memory, the model's own step, averages, checkpoints, resume.
 
 A run folder holds `checkpoint.safetensors` (what is evaluated), `state.pt` (all that resuming needs), `log.jsonl` and
-`samples/`. The order of the data depends on the seed and the epoch alone, and `state.pt` carries the rest, so a run that was
-killed goes on as if nothing had happened.
+`samples/`. The order of the data depends on the seed and the epoch alone, and `state.pt` carries the rest, so a run
+that was killed goes on as if nothing had happened.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench import checkpoint, registry
+from ganbench import checkpoint
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.files import atomic_path, write_text
@@ -27,14 +28,14 @@ from ganbench.gan import GAN, Batch
 from ganbench.images import grid, save_png, to_float, to_uint8
 from ganbench.recipes import Recipe
 
-CHECKPOINT, STATE, LOG = "checkpoint.safetensors", "state.pt", "log.jsonl"
+CHECKPOINT, STATE, LOG, LOCK = "checkpoint.safetensors", "state.pt", "log.jsonl", ".lock"
 SAVE_EVERY_SECONDS = 30.0
 GRIDS = 10  # sample grids over a run
 GRID_COLUMNS = 10
 
 
 class TrainingFailed(Exception):
-    """The run cannot go on (losses are not finite). The last good checkpoint is untouched."""
+    """The run cannot go on (losses or weights are not finite). The last good checkpoint is untouched."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,6 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 def batches(data: Dataset, batch_size: int, seed: int, start: int, stop: int, device: torch.device) -> Iterator[Batch]:
     """Batches of steps start..stop-1. Each epoch is a new permutation; its last incomplete batch is dropped."""
     per_epoch = len(data) // batch_size
-    if per_epoch == 0:
-        raise UserError(f"the data set '{data.name}' has {len(data)} images, fewer than one batch of {batch_size}.")
     images = data.images.to(device)
     labels = None if data.labels is None else data.labels.to(device)
     epoch, order = -1, torch.empty(0)
@@ -69,22 +68,32 @@ def batches(data: Dataset, batch_size: int, seed: int, start: int, stop: int, de
 
 def train(
     recipe: Recipe, data: Dataset, folder: Path, seed: int, device: torch.device, commit: str = "",
-    advance: Callable[[int, str], None] | None = None,
+    advance: Callable[[int, str], None] | None = None, fresh: bool = False,
 ) -> Trained:  # fmt: skip
-    """Train a recipe to its end in `folder`, going on from `state.pt` if there is one.
+    """Train a recipe to its end in `folder`, going on from `state.pt` if there is one; `fresh` empties it first.
 
-    `advance(step, text)` is called after each step. Raises UserError where recipe and data do not fit, or another process
-    works in the folder, and TrainingFailed where the losses are not finite.
+    `advance(step, text)` is called after each step. Raises UserError where recipe and data do not fit, or another
+    process works in the folder, and TrainingFailed where losses or weights are not finite.
     """
+    torch.manual_seed(seed)
+    gan = new_model(recipe, data)  # what does not fit is said before anything is written or thrown away
     with _lock(folder):
-        return _train(recipe, data, folder, seed, device, commit, advance or (lambda step, text: None))
+        if fresh:
+            _empty(folder)
+        return _train(gan, recipe, data, folder, seed, device, commit, advance or (lambda step, text: None))
 
 
 def _train(
-    recipe: Recipe, data: Dataset, folder: Path, seed: int, device: torch.device, commit: str, advance: Callable[[int, str], None]
+    gan: GAN,
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    commit: str,
+    advance: Callable[[int, str], None],
 ) -> Trained:
-    torch.manual_seed(seed)
-    gan = new_model(recipe, data).to(device).train()
+    gan = gan.to(device).train()
     optimizers = gan.optimizers()
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
@@ -92,35 +101,58 @@ def _train(
                 group.update(fused=True, foreach=False)
     average = copy.deepcopy(gan).requires_grad_(False) if recipe.train.ema_decay else None
     steps, start, seconds = recipe.train.steps, 0, 0.0
-    identity = {"model": asdict(recipe.model), "train": asdict(recipe.train), "seed": seed, "data": data.fingerprint}
+    # Without the number of steps: no step depends on how many there will be, and so a run can be lengthened.
+    schedule = {key: value for key, value in asdict(recipe.train).items() if key != "steps"}
+    identity = {"model": asdict(recipe.model), "train": schedule, "seed": seed, "data": data.fingerprint}
     state_file = folder / STATE
     if state_file.exists():
         saved = _read_state(state_file, identity)
-        gan.load_state_dict(saved["model"])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
-        if average is not None:
-            average.load_state_dict(saved["average"])
+        try:
+            gan.load_state_dict(saved["model"])
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+            if average is not None:
+                average.load_state_dict(saved["average"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{state_file} is of another version of the model: give --fresh to begin again.") from error
         torch.set_rng_state(saved["rng"].cpu())
-        if device.type == "cuda":
+        if device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         start, seconds = saved["step"], saved["seconds"]
+        if start > steps:
+            raise UserError(f"{state_file} has gone {start:,} steps, more than {steps:,}: give --fresh to begin again.")
     _cut_log(folder / LOG, start)
 
+    def require_finite(step: int, values: dict[str, Any], what: str) -> None:
+        if not all(map(math.isfinite, values.values())):
+            last = (
+                f"The last good checkpoint is {folder / CHECKPOINT}."
+                if (folder / CHECKPOINT).exists()
+                else "No checkpoint was written."
+            )
+            found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+            raise TrainingFailed(
+                f"recipe '{recipe.name}', seed {seed}, step {step}: {what} are not finite ({found}). {last}"
+            )
+
     def save(step: int) -> None:
+        require_finite(
+            step, {k: v.sum().item() for k, v in gan.state_dict().items() if v.is_floating_point()}, "the weights"
+        )
         now = seconds + time.monotonic() - began
-        state = {"identity": identity, "step": step, "seconds": now, "model": gan.state_dict(), "rng": torch.get_rng_state(),
-                 "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+        state = {"identity": identity, "step": step, "seconds": now, "model": gan.state_dict(),
+                 "rng": torch.get_rng_state(), "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
                  "average": average.state_dict() if average is not None else {},
                  "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)}  # fmt: skip
-        with atomic_path(state_file) as part:
-            torch.save(state, part)
-        meta = checkpoint.Checkpoint(recipe.model.name, recipe.model.args, step, recipe.name, recipe.train.data, seed, commit)
+        meta = checkpoint.Checkpoint(
+            recipe.model.name, recipe.model.args, step, recipe.name, recipe.train.data, seed, commit
+        )
         checkpoint.save(folder / CHECKPOINT, (gan if average is None else average).state_dict(), meta)
+        with atomic_path(state_file) as part:  # last: a state that says "done" has its checkpoint beside it
+            torch.save(state, part)
 
     began = saved_at = time.monotonic()
     log_every, grid_every = max(1, steps // 200), max(1, steps // GRIDS)
-    folder.mkdir(parents=True, exist_ok=True)
     text = ""
     for batch in batches(data, recipe.train.batch_size, seed, start, steps, device):
         losses = gan.training_step(batch, optimizers)
@@ -129,8 +161,7 @@ def _train(
             _update_average(average, gan, recipe.train.ema_decay)
         if step % log_every == 0 or step == steps:
             values = {name: loss.item() for name, loss in losses.items()}
-            if not all(math.isfinite(v) for v in values.values()):
-                raise TrainingFailed(f"step {step}: the losses are not finite ({values}). The last good checkpoint is {folder / CHECKPOINT}.")
+            require_finite(step, values, "the losses")
             elapsed = seconds + time.monotonic() - began
             with open(folder / LOG, "a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": step, **values, "seconds": round(elapsed, 1)}) + "\n")
@@ -141,19 +172,20 @@ def _train(
             save(step)
             saved_at = time.monotonic()
         advance(step, text)
-    if start < steps:
+    if start < steps or not (folder / CHECKPOINT).exists():
         save(steps)
         seconds += time.monotonic() - began
     return Trained(folder / CHECKPOINT, steps, seconds)
 
 
 def new_model(recipe: Recipe, data: Dataset) -> GAN:
-    """The recipe's model, newly initialised. Raises UserError where its arguments or its image shape do not fit."""
-    cls = registry.load("models", recipe.model.name)
-    try:
-        gan: GAN = cls(**recipe.model.args)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"recipe '{recipe.name}', model.args: {error}.") from error
+    """The recipe's model, newly initialised. Raises UserError where its arguments or the data do not fit."""
+    if len(data) < recipe.train.batch_size:
+        raise UserError(
+            f"recipe '{recipe.name}': '{data.name}' has {len(data)} images, fewer than one batch of "
+            f"{recipe.train.batch_size}: give more images."
+        )
+    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
     if gan.image_shape != tuple(data.images.shape[1:]):
         raise UserError(
             f"recipe '{recipe.name}': the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
@@ -161,9 +193,14 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
         )
     if gan.num_classes:
         if data.labels is None:
-            raise UserError(f"recipe '{recipe.name}': the model needs labels and '{data.name}' has none: put its images into class folders.")
+            raise UserError(
+                f"recipe '{recipe.name}': the model needs labels and '{data.name}' has none: "
+                "put its images into class folders."
+            )
         if int(data.labels.max()) >= gan.num_classes:
-            raise UserError(f"recipe '{recipe.name}': '{data.name}' has more classes than the model's {gan.num_classes}.")
+            raise UserError(
+                f"recipe '{recipe.name}': '{data.name}' has more classes than the model's {gan.num_classes}."
+            )
     return gan
 
 
@@ -193,9 +230,13 @@ def _read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): give --fresh to begin again.") from error
+    if not isinstance(saved, dict) or "identity" not in saved:
+        raise UserError(f"{path} is not the state of a run: give --fresh to begin again.")
     for key, value in identity.items():
         if saved["identity"].get(key) != value:
-            raise UserError(f"{path} belongs to another run (its {key} differs): give --fresh to begin again, or another --out.")
+            raise UserError(
+                f"{path} belongs to another run (its {key} differs): give --fresh to begin again, or another --out."
+            )
     return saved
 
 
@@ -211,12 +252,21 @@ def _cut_log(path: Path, step: int) -> None:
         write_text(path, "".join(kept))
 
 
+def _empty(folder: Path) -> None:
+    """Remove all of an earlier run but its lock, which this process holds."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the system frees it when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --out.") from error
     try:
@@ -228,6 +278,8 @@ def _lock(folder: Path) -> Iterator[None]:
             pass
         except OSError:
             raise UserError(f"another process is training in {folder}: wait for it, or give another --out.") from None
+        for part in folder.glob(".*.part"):  # what a killed process was writing
+            part.unlink()
         yield
     finally:
         os.close(handle)

@@ -3,15 +3,16 @@
 "Conditional Image Synthesis With Auxiliary Classifier GANs",
 Augustus Odena, Christopher Olah, Jonathon Shlens. ICML 2017, arXiv:1610.09585. No official code was released.
 
-Unconfirmed, because the text that could be read leaves it open: the start map of G at 128 x 128 (8 x 8 x 12 is taken, the only
-reading in which four doublings give 128 and the linear layer has 768 units), the CIFAR-10 networks, the prior of z (N(0, I)
-here), the form of G's adversarial term, and Adam's beta2 (printed as 10^-3; 0.999 here).
+Unconfirmed, because the text that could be read leaves it open: the start map of G at 128 x 128 (8 x 8 x 12 is taken,
+the only reading in which four doublings give 128 and the linear layer has 768 units), the CIFAR-10 networks, the
+prior of z (N(0, I) here), the form of G's adversarial term, and Adam's beta2 (printed as 10^-3; 0.999 here).
 
 Deviations from the paper:
-1. G minimises -log P(S = real | fake) instead of log P(S = fake | fake): the non-saturating form, as all public versions do.
+1. G minimises -log P(S = real | fake) instead of log P(S = fake | fake): the non-saturating form, as all public
+   versions do.
 2. Samples are drawn with the running moments of batch norm.
-3. 28 x 28 has no network in the paper. G is the CIFAR-10 generator without its first stage, started at 7 x 7 x 192; D is
-   Table 1's on 28 x 28 (it ends at 4 x 4 x 512).
+3. 28 x 28 has no network in the paper. G is the CIFAR-10 generator without its first stage, started at 7 x 7 x 192;
+   D is Table 1's on 28 x 28 (it ends at 4 x 4 x 512).
 """
 
 from collections.abc import Mapping

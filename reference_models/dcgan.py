@@ -4,14 +4,15 @@
 Alec Radford, Luke Metz, Soumith Chintala. ICLR 2016, arXiv:1511.06434.
 Official code: https://github.com/Newmu/dcgan_code (faces/train_uncond_dcgan.py, mnist/train_cond_dcgan.py).
 
-Two architectures are the authors': Figure 1 (64 x 64) and the conditional network of their MNIST code (28 x 28). Other sizes
-4 * 2^k take Figure 1 with fewer or more stages, which is a convention and not in the paper.
+Two architectures are the authors': Figure 1 (64 x 64) and the conditional network of their MNIST code (28 x 28).
+Other sizes 4 * 2^k take Figure 1 with fewer or more stages, which is a convention and not in the paper.
 
 Deviations from the paper and its code:
-1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the official code uses those of the batch:
-   so a sample does not depend on its neighbours.
+1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the official code uses those of the
+   batch: so a sample does not depend on its neighbours.
 2. At 28 x 28, images in [-1, 1] are mapped to the official [0, 1] at the networks' doors; the networks are unchanged.
-3. With `num_classes`, Figure 1 gets the label at every layer in the way of the MNIST code (the paper has no such network).
+3. With `num_classes`, Figure 1 gets the label at every layer in the way of the MNIST code (the paper has no such
+   network).
 4. Adam's weight decay stands for the official code's L2 regulariser; it covers all parameters, batch norm included.
 """
 
@@ -40,11 +41,11 @@ def up(cin: int, cout: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(cin, cout, 5, stride=2, padding=2, output_padding=1, bias=False)  # 5x5, doubles
 
 
-# --- Figure 1 -------------------------------------------------------------------------------------------------------
+# --- Figure 1 ---
 
 
 class Generator(nn.Module):
-    """z -> 4x4 -> 8x8 -> ... -> S x S, the width halving; batch norm everywhere but at the output (Figure 1, S = 64)."""
+    """z -> 4x4 -> 8x8 -> ... -> SxS, the width halving; batch norm everywhere but at the output (Figure 1, S = 64)."""
 
     def __init__(self, size: int, channels: int, classes: int, latent_dim: int, width: int):
         super().__init__()
@@ -52,7 +53,8 @@ class Generator(nn.Module):
         widths = [width << s for s in reversed(range(stages))]  # width 128, S 64: 1024, 512, 256, 128
         self.project = nn.Linear(latent_dim + classes, widths[0] * 16, bias=False)
         self.bns = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
-        self.ups = nn.ModuleList(up(cin + classes, cout) for cin, cout in zip(widths, [*widths[1:], channels], strict=True))
+        outputs = [*widths[1:], channels]
+        self.ups = nn.ModuleList(up(cin + classes, cout) for cin, cout in zip(widths, outputs, strict=True))
 
     def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
         h = self.project(with_label(z, y)).unflatten(1, (-1, 4, 4))
@@ -68,7 +70,8 @@ class Discriminator(nn.Module):
         super().__init__()
         stages = (size // 4).bit_length() - 1
         widths = [width << s for s in range(stages)]  # 128, 256, 512, 1024
-        self.downs = nn.ModuleList(down(cin + classes, cout) for cin, cout in zip([channels, *widths[:-1]], widths, strict=True))
+        inputs = [channels, *widths[:-1]]
+        self.downs = nn.ModuleList(down(cin + classes, cout) for cin, cout in zip(inputs, widths, strict=True))
         self.bns = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(w) for w in widths[1:])])
         self.logit = nn.Linear(widths[-1] * 16 + classes, 1)
 
@@ -83,7 +86,7 @@ class Discriminator(nn.Module):
         return self.logit(with_label(self.features(x, y)[-1].flatten(1), y)).squeeze(1)  # N
 
 
-# --- mnist/train_cond_dcgan.py --------------------------------------------------------------------------------------
+# --- mnist/train_cond_dcgan.py ---
 
 
 class MnistGenerator(nn.Module):
@@ -124,7 +127,7 @@ class MnistDiscriminator(nn.Module):
         return self.logit(with_label(h, y)).squeeze(1)  # N
 
 
-# --- The model ------------------------------------------------------------------------------------------------------
+# --- The model ---
 
 
 class DCGAN(GAN):
@@ -144,8 +147,8 @@ class DCGAN(GAN):
         self.image_shape = (channels, image_size, image_size)
         self.num_classes, self.latent_dim, self.lr, self.weight_decay = num_classes, latent_dim, lr, weight_decay
         if image_size == 28:
-            self.G: nn.Module = MnistGenerator(channels, num_classes, latent_dim)
-            self.D: nn.Module = MnistDiscriminator(channels, num_classes)
+            self.G = MnistGenerator(channels, num_classes, latent_dim)
+            self.D = MnistDiscriminator(channels, num_classes)
         else:
             self.G = Generator(image_size, channels, num_classes, latent_dim, g_width)
             self.D = Discriminator(image_size, channels, num_classes, d_width)
@@ -183,8 +186,13 @@ class DCGAN(GAN):
         return torch.rand(n, self.latent_dim, generator=generator) * 2 - 1
 
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Images of the classes `y`; a conditional model without them draws classes uniformly."""
+        if self.num_classes and y is None:
+            y = torch.randint(self.num_classes, (n,), generator=generator).to(self.device)
         return self.G(self.sample_latent(n, generator).to(self.device), self.one_hot(y))
 
     def discriminator_features(self, x: Tensor) -> Tensor:
-        """All of D's convolutional maps, max-pooled to 4 x 4 and flattened (Section 5.1); unconditional models only."""
-        return torch.cat([F.adaptive_max_pool2d(h, 4).flatten(1) for h in self.D.features(x, None)], 1)  # type: ignore[operator]
+        """All of D's convolutional maps, max-pooled to 4 x 4 and flattened (Section 5.1). Of models without labels."""
+        if self.num_classes:
+            raise ValueError("D of a conditional DCGAN has no features of an image alone")
+        return torch.cat([F.adaptive_max_pool2d(h, 4).flatten(1) for h in self.D.features(x, None)], 1)

@@ -1,7 +1,7 @@
 """Data sets: whole in memory as one uint8 tensor, so that no Python runs per image on the hot path.
 
-A data set is a function `(split: str, root: Path, download: bool) -> Dataset`, found by entry point. `load` is the way in:
-`mnist`, `mnist:test`, `folder:PATH`.
+A data set is a function `(split: str, root: Path, download: bool) -> Dataset`, found by entry point. `load` is the way
+in: `mnist`, `mnist:test`, `folder:PATH`.
 """
 
 import functools
@@ -65,7 +65,7 @@ def offline() -> bool:
 
 
 def load(spec: str, split: str | None = None) -> Dataset:
-    """Load `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`; `split` is the default where the text names none.
+    """Load `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`; `split` is the default where none is named.
 
     Raises UserError for an unknown name or split, a folder that is not one, and a set that is missing while offline.
     """
@@ -73,7 +73,9 @@ def load(spec: str, split: str | None = None) -> Dataset:
     if name == "folder":
         from ganbench.datasets.folder import image_folder
 
-        path, _, chosen = rest.partition(":") if not Path(rest).exists() else (rest, "", "")
+        path, _, chosen = rest.rpartition(":") if ":" in rest and not Path(rest).exists() else (rest, "", "")
+        if not path:
+            raise UserError(f"'{spec}' names no folder: write folder:PATH.")
         return image_folder(Path(path), chosen or split)
     return registry.load("datasets", name)(rest or split or "train", data_root(), not offline())
 

@@ -10,6 +10,7 @@ from ganbench.errors import UserError
 from ganbench.images import SUFFIXES, decode
 
 SPLITS = ("train", "val", "valid", "test")
+MAX_CLASSES = 100_000  # larger numbers are identifiers, not labels
 
 
 def image_folder(path: Path, split: str | None = None) -> Dataset:
@@ -20,7 +21,7 @@ def image_folder(path: Path, split: str | None = None) -> Dataset:
     Raises UserError for a folder without images, images of different sizes or channels, or a broken file (named).
     """
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder.")
+        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: name a folder of images.")
     name = path.resolve().name
     splits = tuple(s for s in SPLITS if (path / s).is_dir())
     if splits:
@@ -33,23 +34,31 @@ def image_folder(path: Path, split: str | None = None) -> Dataset:
     else:
         split = "all"
 
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    files = sorted(
+        f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and not f.is_dir() and not _hidden(f, path)
+    )
     if not files:
         raise UserError(f"{path} holds no images (looked for {', '.join(SUFFIXES)}).")
     images = read_files(files)
     parents = [f.relative_to(path).parts[0] if len(f.relative_to(path).parts) > 1 else None for f in files]
     if None in parents:
         if any(parents):
-            raise UserError(f"{path} mixes images with class folders: move {files[parents.index(None)].name} into a class folder.")
+            raise UserError(
+                f"{path} mixes images with class folders: move {files[parents.index(None)].name} into a class folder."
+            )
         return Dataset(name, split, images)
     labels, classes = labels_of([str(p) for p in parents])
     return Dataset(name, split, images, labels, classes)
 
 
+def _hidden(file: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(below).parts)
+
+
 def labels_of(class_names: list[str]) -> tuple[Tensor, tuple[str, ...]]:
     """Labels (int64) and class names from one class name an image; whole numbers are taken as they are."""
     known = sorted(set(class_names))
-    if all(c.isdecimal() for c in known):
+    if all(c.isdecimal() and int(c) < MAX_CLASSES for c in known):
         index = {c: int(c) for c in known}
         classes = tuple(str(i) for i in range(max(index.values()) + 1))
     else:
@@ -75,6 +84,7 @@ def read_files(files: list[Path]) -> Tensor:
 def require_same_shape(image: Tensor, first: Tensor, name: str, first_name: str) -> None:
     """Raise UserError unless both are C x H x W of the same shape."""
     if image.shape != first.shape:
+
         def size(t: Tensor) -> str:
             return f"{t.shape[2]}x{t.shape[1]} with {t.shape[0]} channel{'s' if t.shape[0] > 1 else ''}"
 

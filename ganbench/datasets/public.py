@@ -22,20 +22,20 @@ def _open(name: str, root: Path, download: bool, make: Callable[..., Any]) -> An
     with redirect_stdout(sys.stderr):
         try:
             return make(root=str(root), download=False)
-        except (RuntimeError, FileNotFoundError, ValueError):
+        except Exception as error:  # missing or damaged: torchvision and its readers have many ways to say it
             if not download:
                 raise UserError(
-                    f"the data set '{name}' is not in {root} and this run is offline. Run once without --offline, "
-                    "or set GANBENCH_DATA to a folder that has it."
-                ) from None
+                    f"the data set '{name}' is missing from {root}, or damaged there, and this run is offline. "
+                    "Run once without --offline, or set GANBENCH_DATA to a folder that has it."
+                ) from error
         try:
             root.mkdir(parents=True, exist_ok=True)
             return make(root=str(root), download=True)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"the data set '{name}' is not in {root} and could not be downloaded ({reason}). "
-                "Check the network, or set GANBENCH_DATA to a folder that has it."
+                f"the data set '{name}' is missing from {root}, or damaged there, and could not be downloaded "
+                f"({reason}). Check the network, or set GANBENCH_DATA to a folder that has it."
             ) from error
 
 
@@ -94,7 +94,9 @@ def svhn(split: str, root: Path, download: bool) -> Dataset:
     import torchvision.datasets as tv
 
     data = _open("svhn", root / "svhn", download, lambda **kw: tv.SVHN(split=split, **kw))
-    return Dataset("svhn", split, torch.from_numpy(data.data), torch.from_numpy(data.labels).long(), tuple("0123456789"))
+    return Dataset(
+        "svhn", split, torch.from_numpy(data.data), torch.from_numpy(data.labels).long(), tuple("0123456789")
+    )
 
 
 def stl10(split: str, root: Path, download: bool) -> Dataset:

@@ -1,0 +1,111 @@
+"""What tests call by name: processes of their own, files to read, a tiny model, a tiny recipe."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ganbench import checkpoint
+from ganbench.gan import GAN
+
+ROOT = Path(__file__).parent.parent
+TINY = {"image_size": 8, "channels": 1, "num_classes": 10, "latent_dim": 4, "g_width": 4, "d_width": 4}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def process(*args: object, cwd: Path, **env: str) -> Outcome:
+    """A Python of its own: `process("-m", "ganbench", "list", cwd=place)`."""
+    done = subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def everything_below(folder: Path) -> dict[str, str]:
+    """Path and hash of each file, to see that nothing was written or changed."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+        for p in sorted(folder.rglob("*"))
+        if "__pycache__" not in p.parts
+    }
+
+
+def write_png(path: Path, array: np.ndarray) -> Path:
+    """A PNG of uint8 H x W or H x W x C."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def tiny_dcgan(**args: Any) -> GAN:
+    """A DCGAN of 8 x 8 digits with few weights, newly initialised: the same one each time."""
+    torch.manual_seed(0)
+    return checkpoint.make_model("dcgan", {**TINY, **args}, "test")
+
+
+def save_tiny(path: Path, model: GAN | None = None) -> Path:
+    """A checkpoint of an untrained tiny DCGAN of digits."""
+    meta = checkpoint.Checkpoint("dcgan", TINY, data="digits:train")
+    checkpoint.save(path, (model or tiny_dcgan()).state_dict(), meta)
+    return path
+
+
+RECIPE = """
+name = "{name}"
+version = 1
+title = "A tiny recipe"
+paper = "none"
+deviations = ["Everything."]
+
+[model]
+name = "dcgan"
+args = {{ image_size = 8, channels = 1, num_classes = 10, latent_dim = 4, g_width = 4, d_width = 4 }}
+
+[train]
+data = "digits:train"
+batch_size = 16
+steps = 6
+ema_decay = 0.9
+
+[evaluate]
+metrics = ["fd_pixels"]
+num = 40
+reference = "digits:train"
+real = "digits:test"
+
+[[reported]]
+metric = "fd_pixels"
+value = 1.5
+source = "nowhere"
+"""
+
+
+def write_recipe(folder: Path, changes: dict[str, str] | None = None, name: str = "tiny") -> Path:
+    """A tiny recipe with replacements in its text: `write_recipe(place, {"steps = 6": "steps = 8"})`."""
+    text = RECIPE.format(name=name)
+    for old, new in (changes or {}).items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,168 @@
+"""The house plan: who may import whom, read from the source, and what starts without torch."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from support import ROOT, process
+
+PACKAGE = ROOT / "ganbench"
+MODELS = ROOT / "reference_models"
+LIGHT = ("__init__", "errors", "files", "registry", "recipes", "results", "tables", "regression", "comparison", "cli")
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "PIL",
+    "safetensors",
+    "torch_fidelity",
+    "pytorch_msssim",
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    """What a file imports; `from a import b` counts as a and as a.b. top_level: without what functions import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if top_level and id(node) in inside:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where they lead"
+            found |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
+    return found
+
+
+FILES = {module_of(p): p for folder in (PACKAGE, MODELS) for p in sorted(folder.rglob("*.py"))}
+
+
+def reaches(path: Path, *rooms: str) -> set[str]:
+    """What a file imports from these rooms."""
+    return {m for m in imports(path) if any(m == r or m.startswith(r + ".") for r in rooms)}
+
+
+def test_the_reader_of_imports_sees_all_kinds(tmp_path):
+    (tmp_path / "a.py").write_text("import a.b\nfrom c import d\ndef f():\n    import e\n    from g.h import i\n")
+    assert imports(tmp_path / "a.py") == {"a.b", "c", "c.d", "e", "g.h", "g.h.i"}
+    assert imports(tmp_path / "a.py", top_level=True) == {"a.b", "c", "c.d"}
+    assert reaches(tmp_path / "a.py", "g", "cc") == {"g.h", "g.h.i"}
+    assert len(FILES) > 30
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench")])
+def test_ganbench_never_imports_models_or_recipes_by_name(name):
+    assert not reaches(FILES[name], "reference_models", "benchmarks")
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("reference_models")])
+def test_a_reference_model_imports_no_other_and_of_ganbench_the_contract_alone(name):
+    assert not reaches(FILES[name], "reference_models")
+    assert {m for m in reaches(FILES[name], "ganbench") if not m.startswith("ganbench.gan")} <= {"ganbench"}
+    assert not reaches(FILES[name], "numpy", "scipy", "sklearn")
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.metrics")])
+def test_a_metric_is_a_function_of_arrays(name):
+    assert not reaches(
+        FILES[name], "ganbench.features", "ganbench.datasets", "ganbench.sources", "ganbench.files",
+        "ganbench.checkpoint", "ganbench.gan",
+        "ganbench.training", "ganbench.evaluation", "ganbench.registry", "ganbench.results",
+        "urllib", "requests", "http", "socket", "pathlib", "os", "io", "json",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.features")])
+def test_an_extractor_knows_no_metric_no_model_and_no_source(name):
+    assert not reaches(
+        FILES[name], "ganbench.metrics", "ganbench.gan", "ganbench.sources", "ganbench.evaluation", "ganbench.training"
+    )
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.datasets")])
+def test_a_data_set_knows_only_images(name):
+    assert not reaches(
+        FILES[name], "ganbench.metrics", "ganbench.features", "ganbench.gan", "ganbench.sources", "ganbench.training"
+    )
+
+
+def test_training_knows_no_metric_and_evaluation_no_training():
+    assert not reaches(
+        FILES["ganbench.training"], "ganbench.metrics", "ganbench.features", "ganbench.evaluation", "ganbench.tables"
+    )
+    assert not reaches(
+        FILES["ganbench.evaluation"], "ganbench.training", "ganbench.gan", "ganbench.tables", "ganbench.recipes"
+    )
+
+
+def test_the_contract_knows_nothing_of_ganbench():
+    assert not reaches(FILES["ganbench.gan"], "ganbench")
+
+
+def test_nothing_below_the_command_line_knows_it():
+    for name, path in FILES.items():
+        if name not in ("ganbench.cli", "ganbench.__main__"):
+            assert not reaches(path, "ganbench.cli", "click"), name
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_starts_at_once_imports_nothing_heavy_at_its_top(name):
+    path = PACKAGE / f"{name}.py"
+    assert not {m.partition(".")[0] for m in imports(path, top_level=True)} & HEAVY
+    inner = {m for m in imports(path, top_level=True) if m in FILES and m != "ganbench"}
+    assert inner <= {f"ganbench.{light}" for light in LIGHT}
+
+
+def test_what_starts_at_once_brings_nothing_heavy_along(place):
+    names = ", ".join(f"ganbench.{n}" for n in LIGHT if n != "__init__")
+    code = f"import sys; import {names}; print(sorted({sorted(HEAVY)!r} & sys.modules.keys()))".replace(
+        "[", "{", 1
+    ).replace("]", "}", 1)
+    done = process("-c", code, cwd=place)
+    assert (done.code, done.out, done.err) == (0, "[]\n", "")
+
+
+def test_no_import_is_circular():
+    """A module that is half made is a surprise for whoever imports it first."""
+    inner = {
+        name: {m for m in imports(path, top_level=True) if m in FILES and m != name} for name, path in FILES.items()
+    }
+    for name, wanted in inner.items():  # a package is not a user of its own modules' package
+        wanted -= {p for p in wanted if name.startswith(p + ".")}
+    done: set[str] = set()
+    while ready := {n for n, wanted in inner.items() if n not in done and wanted <= done}:
+        done |= ready
+    assert set(inner) == done, f"in a circle: {sorted(set(inner) - done)}"
+
+
+def test_every_public_module_class_and_function_has_a_docstring():
+    missing = []
+    for name, path in FILES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if name.startswith("ganbench"):
+            nodes = [
+                tree,
+                *(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")),
+            ]
+            missing += [f"{name}: {getattr(n, 'name', 'module')}" for n in nodes if not ast.get_docstring(n)]
+    assert missing == []
+
+
+def test_toml_is_read_on_the_oldest_python_too():
+    """tomllib came with 3.11."""
+    assert any("tomllib" in imports(path) for path in FILES.values())
+    for name, path in FILES.items():
+        if "tomllib" in imports(path):
+            assert "tomli" in imports(path), name

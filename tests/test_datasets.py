@@ -1,0 +1,137 @@
+"""Data sets: what they hold, how folders become labels, and fingerprints that tell sets apart."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganbench import datasets, registry
+from ganbench.datasets import Dataset
+from ganbench.errors import UserError
+
+
+def write_idx(path, array):
+    """An IDX file of unsigned bytes, as MNIST is published."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.fixture
+def mnist_files(tmp_path, monkeypatch):
+    """A data folder with a tiny MNIST: 7 training and 3 test images, in the published file format."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 7), ("t10k", 3)):
+        write_idx(tmp_path / f"MNIST/raw/{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        write_idx(tmp_path / f"MNIST/raw/{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8))
+    monkeypatch.setenv("GANBENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("GANBENCH_OFFLINE", "1")
+    return tmp_path
+
+
+def save(path, value, size=(5, 4), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode == "L" else (value,) * 3).save(path)
+
+
+def test_digits_are_the_published_ones_split_without_overlap():
+    train, test = datasets.load("digits"), datasets.load("digits:test")
+    assert (len(train), len(test)) == (1297, 500)
+    assert train.images.shape[1:] == (1, 8, 8)
+    assert train.images.min() == 0
+    assert train.images.max() == 255
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    both = torch.cat([train.images, test.images]).flatten(1).double() * 16 / 255
+    assert torch.allclose(both, torch.from_numpy(data.data), atol=0.04)  # one level is 16/255
+    assert torch.equal(torch.cat([train.labels, test.labels]), torch.from_numpy(data.target).long())
+
+
+def test_mnist_is_read_from_the_data_folder_in_file_order(mnist_files):
+    train, test = datasets.load("mnist"), datasets.load("mnist:test")
+    assert train.images.shape == (7, 1, 28, 28)
+    assert train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert len(test) == 3
+    raw = (mnist_files / "MNIST/raw/train-images-idx3-ubyte").read_bytes()[16:]
+    assert train.images.numpy().tobytes() == raw
+
+
+def test_a_set_that_is_missing_offline_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANBENCH_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("GANBENCH_OFFLINE", "1")
+    for name in ("mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "stl10", "celeba"):
+        with pytest.raises(UserError, match=rf"'{name}'.*{tmp_path}.*offline"):
+            datasets.load(name)
+
+
+@pytest.mark.parametrize("name", registry.names("datasets"))
+def test_every_set_refuses_an_unknown_split_before_it_looks_for_files(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANBENCH_DATA", str(tmp_path))
+    with pytest.raises(UserError, match="no split 'tset'"):
+        datasets.load(f"{name}:tset")
+
+
+def test_class_folders_become_labels_in_sorted_order(tmp_path):
+    for i, name in enumerate(["zebra", "ant", "ant"]):
+        save(tmp_path / "animals" / name / f"{i}.png", i)
+    data = datasets.load(f"folder:{tmp_path / 'animals'}")
+    assert data.name == "animals"
+    assert data.classes == ("ant", "zebra")
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 0]
+    assert data.images.shape == (3, 3, 4, 5)
+
+
+def test_class_folders_named_by_numbers_are_those_labels(tmp_path):
+    for c in (10, 2, 998):
+        save(tmp_path / str(c) / "a.png", c % 251)
+    data = datasets.load(f"folder:{tmp_path}")
+    assert sorted(data.labels.tolist()) == [2, 10, 998]
+    for image, label in zip(data.images, data.labels, strict=True):
+        assert image[0, 0, 0] == label % 251
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    save(tmp_path / "b.png", 2, mode="L")
+    save(tmp_path / "a.png", 1, mode="L")
+    data = datasets.load(f"folder:{tmp_path}")
+    assert data.labels is None
+    assert data.images.flatten(1)[:, 0].tolist() == [1, 2]
+    assert data.images.shape == (2, 1, 4, 5)
+
+
+def test_train_and_test_folders_are_splits(tmp_path):
+    save(tmp_path / "train" / "x" / "a.png", 1)
+    save(tmp_path / "test" / "x" / "a.png", 2)
+    assert datasets.load(f"folder:{tmp_path}").images[0, 0, 0, 0] == 1
+    assert datasets.load(f"folder:{tmp_path}:test").images[0, 0, 0, 0] == 2
+    with pytest.raises(UserError, match="no split 'val'"):
+        datasets.load(f"folder:{tmp_path}:val")
+
+
+def test_images_beside_class_folders_are_refused(tmp_path):
+    save(tmp_path / "x" / "a.png", 1)
+    save(tmp_path / "stray.png", 2)
+    with pytest.raises(UserError, match=r"stray\.png"):
+        datasets.load(f"folder:{tmp_path}")
+
+
+def test_fingerprint_depends_on_pixels_labels_order_and_shape_and_on_nothing_else():
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    labels = torch.tensor([0, 1])
+    base = Dataset("a", "train", images, labels).fingerprint
+    assert Dataset("b", "test", images.clone(), labels.clone()).fingerprint == base
+    assert Dataset("a", "train", images.flip(0), labels).fingerprint != base
+    assert Dataset("a", "train", images, labels.flip(0)).fingerprint != base
+    assert Dataset("a", "train", images, None).fingerprint != base
+    assert Dataset("a", "train", images.reshape(2, 3, 2, 8), labels).fingerprint != base
+
+
+def test_a_data_set_refuses_what_is_not_its_contract():
+    with pytest.raises(TypeError):
+        Dataset("a", "train", torch.zeros(2, 3, 4, 4))
+    with pytest.raises(TypeError):
+        Dataset("a", "train", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0]))

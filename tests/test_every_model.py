@@ -1,0 +1,335 @@
+"""The contract that every reference model keeps, in every configuration that a recipe trains."""
+
+import ast
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ganbench import checkpoint, recipes, registry
+from ganbench.gan import CAPABILITIES, GAN, Batch, capabilities
+
+CPU = torch.device("cpu")
+N = 6
+SPECS = {f"{r.model.name} of {r.name}": r.model for r in map(recipes.read, recipes.available().values())}
+SPECS |= {n: recipes.ModelSpec(n) for n in registry.names("models") if n not in {s.name for s in SPECS.values()}}
+
+
+def new(spec):
+    torch.manual_seed(0)
+    return checkpoint.make_model(spec.name, json.loads(json.dumps(spec.args)), "test")
+
+
+@pytest.fixture(params=SPECS.values(), ids=SPECS.keys())
+def spec(request):
+    return request.param
+
+
+@pytest.fixture
+def model(spec):
+    return new(spec)
+
+
+def batch(model, step=0):
+    """Smooth synthetic images of the model's shape, with labels where it takes them."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.rand(N, *model.image_shape, generator=generator).cumsum(3)
+    x = 2 * x / x.amax((1, 2, 3), keepdim=True) - 1
+    return Batch(x, torch.arange(N) % model.num_classes if model.num_classes else None, step)
+
+
+def classes(model):
+    return torch.arange(N) % model.num_classes if model.num_classes else None
+
+
+def draw(model, seed=0, y=None):
+    with torch.inference_mode():
+        return model.sample(N, classes(model) if y is None else y, torch.Generator().manual_seed(seed))
+
+
+def nudge(model):
+    """One training step, so that no weight is where its initialisation put it."""
+    model.train().training_step(batch(model), model.optimizers())
+    return model.eval()
+
+
+# --- What it is ---
+
+
+def test_it_says_its_image_shape_and_its_classes(model):
+    assert isinstance(model, GAN)
+    assert len(model.image_shape) == 3
+    assert model.image_shape[0] in (1, 3)
+    assert all(isinstance(side, int) for side in model.image_shape)
+    assert isinstance(model.num_classes, int)
+    assert model.num_classes >= 0
+    assert model.device == CPU
+
+
+def test_its_constructor_takes_named_plain_values_that_all_have_a_default(model):
+    for p in list(inspect.signature(type(model)).parameters.values()):
+        assert p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.KEYWORD_ONLY
+        assert isinstance(p.default, int | float | str | bool | tuple | list | None), p.name
+
+
+def test_one_seed_is_one_initialisation(spec):
+    a, b = new(spec).state_dict(), new(spec).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_an_argument_that_it_does_not_know_is_refused(spec):
+    with pytest.raises(TypeError):
+        registry.load("models", spec.name)(**spec.args, no_such_argument=1)
+
+
+# --- Optimisers and losses ---
+
+
+def test_each_optimizer_holds_the_parameters_of_the_network_it_is_named_after(model):
+    seen = []
+    for name, optimizer in model.optimizers().items():
+        network = getattr(model, name)
+        assert isinstance(network, nn.Module)
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        assert {id(p) for p in held} == {id(p) for p in network.parameters()}, name
+        seen += held
+    assert len({id(p) for p in seen}) == len(seen), "two optimisers share a parameter"
+    assert {id(p) for p in seen} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(model.optimizers()) >= 2
+
+
+def test_two_training_steps_have_finite_losses_and_move_every_network(model):
+    model.train()
+    optimizers = model.optimizers()
+    before = {name: [p.detach().clone() for p in getattr(model, name).parameters()] for name in optimizers}
+    for step in range(2):
+        losses = model.training_step(batch(model, step), optimizers)
+        assert {"d_loss", "g_loss"} <= losses.keys()
+        for name, loss in losses.items():
+            assert loss.shape == (), name
+            assert not loss.requires_grad, name
+            assert torch.isfinite(loss), name
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    for name in optimizers:
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], getattr(model, name).parameters(), strict=True)]
+        assert all(moved), f"{moved.count(False)} parameters of {name} did not move"
+
+
+def test_each_loss_moves_only_the_network_that_it_is_of(model, monkeypatch):
+    module = sys.modules[type(model).__module__]
+    plain, calls = module.minimize, []
+    model.train()
+    optimizers = model.optimizers()
+    owner = {id(o): name for name, o in optimizers.items()}
+
+    def other(a, b):
+        return a is not b and (a is None or b is None or not torch.equal(a, b))
+
+    def minimize(loss, optimizer):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+        out = plain(loss, optimizer)
+        changed = {name.partition(".")[0] for name, p in model.named_parameters() if not torch.equal(before[name], p)}
+        touched = {name.partition(".")[0] for name, p in model.named_parameters() if other(gradients[name], p.grad)}
+        calls.append(owner[id(optimizer)])
+        assert changed == {owner[id(optimizer)]}
+        assert touched == {owner[id(optimizer)]}
+        return out
+
+    monkeypatch.setattr(module, "minimize", minimize)
+    model.training_step(batch(model), optimizers)
+    assert set(calls) == set(optimizers)
+
+
+def test_training_is_a_function_of_seed_and_data(spec):
+    ends = []
+    for _ in range(2):
+        model = new(spec).train()
+        optimizers = model.optimizers()
+        torch.manual_seed(1)
+        ends.append([model.training_step(batch(model, step), optimizers) for step in range(2)])
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(*ends, strict=True) for k in a)
+
+
+# --- Samples ---
+
+
+def test_samples_are_float32_images_of_the_shape_in_minus_one_to_one(model):
+    x = draw(nudge(model))
+    assert x.shape == (N, *model.image_shape)
+    assert x.dtype == torch.float32
+    assert -1 <= float(x.min()) < float(x.max()) <= 1
+
+
+def test_a_generator_alone_decides_the_samples_and_the_global_state_is_left_alone(model):
+    nudge(model)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    a = draw(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(draw(model), a)
+    assert not torch.equal(draw(model, seed=1), a)
+
+
+def test_samples_of_one_set_differ(model):
+    x = draw(nudge(model), y=torch.zeros(N, dtype=torch.int64) if model.num_classes else None).flatten(1)
+    assert len(x.unique(dim=0)) == N
+
+
+def test_classes_are_drawn_from_the_generator_where_none_are_given(model):
+    nudge(model)
+    with torch.inference_mode():
+        a, b = (model.sample(N, None, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert a.shape == (N, *model.image_shape)
+    assert torch.equal(a, b)
+
+
+def test_the_class_matters_where_there_are_classes(model):
+    if not model.num_classes:
+        pytest.skip("takes no labels")
+    nudge(model)
+    ones, twos = (draw(model, y=torch.full((N,), c)) for c in (1, 2))
+    assert not torch.equal(ones, twos)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(model, monkeypatch):
+    nudge(model)
+    z = model.sample_latent(N, torch.Generator().manual_seed(0))
+    y = classes(model)
+
+    def of(rows):
+        monkeypatch.setattr(model, "sample_latent", lambda n, generator=None: z[rows])
+        with torch.inference_mode():
+            return model.sample(len(z[rows]), None if y is None else y[rows], torch.Generator().manual_seed(0))
+
+    together = of(slice(None))
+    apart = torch.cat([of(slice(0, 2)), of(slice(2, 3)), of(slice(3, None))])
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-5)
+    assert float((together[0] - together[1]).abs().max()) > 1e-3  # neighbours are told apart at this tolerance
+
+
+def test_latents_are_drawn_on_the_cpu_from_the_generator_alone(model):
+    state = torch.get_rng_state()
+    a, b, c = (model.sample_latent(5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert a.device == CPU
+    assert len(a) == 5
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_sampling_leaves_the_weights_and_the_moments_alone(model):
+    nudge(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    draw(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_checkpoint_brings_the_same_model_back(spec, model, tmp_path):
+    nudge(model)
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, model.state_dict(), checkpoint.Checkpoint(spec.name, spec.args, steps=1))
+    back, meta = checkpoint.load(path, spec.name)
+    assert (meta.model, meta.args, meta.steps) == (spec.name, spec.args, 1)
+    assert back.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in back.state_dict().items())
+    assert not back.training
+    assert not any(p.requires_grad for p in back.parameters())
+    assert torch.equal(draw(back), draw(model))
+
+
+# --- Capabilities ---
+
+
+def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
+    nudge(model)
+    x, can = batch(model).x, capabilities(model)
+    assert {"sample", "sample_latent"} <= set(can) <= set(CAPABILITIES)
+    with torch.inference_mode():
+        for name, shape in {
+            "classify": (N, model.num_classes), "discriminator_features": (N, None), "encode": (N, None),
+            "reconstruct": (N, *model.image_shape),
+        }.items():  # fmt: skip
+            if name not in can:
+                assert not hasattr(model, name)
+                continue
+            try:
+                out = getattr(model, name)(x)
+            except ValueError as why:  # not in this configuration
+                reason, out = str(why), None
+            if out is None:
+                assert len(reason) > 20, f"{name} does not say why not"
+                continue
+            assert len(out.shape) == len(shape)
+            assert all(a == b or b is None for a, b in zip(out.shape, shape, strict=True)), name
+            assert torch.isfinite(out).all()
+
+
+# --- The file ---
+
+
+@pytest.fixture(params=registry.names("models"))
+def source(request):
+    return Path(inspect.getfile(registry.load("models", request.param)))
+
+
+def test_its_docstring_names_the_paper_and_numbers_the_deviations(source):
+    doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    title = re.search(r'^"([^"]{20,})",\n(.+)$', doc, re.MULTILINE)
+    assert title, "no title in quotation marks with the authors below it"
+    authors = title[2]
+    assert re.match(r"[A-Z][\w.-]+ ([A-Z][\w.-]+ ?)+[,.]", authors), authors
+    assert re.search(r"\b(19|20)\d\d\b", doc), "no year"
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", doc), "no arXiv id"
+    assert re.search(r"[Oo]fficial code", doc), "no word about official code"
+    deviations = re.search(r"Deviations from the paper.*?:\n(.*)", doc, re.DOTALL)
+    assert deviations, "no deviations"
+    numbers = [int(n) for n in re.findall(r"^(\d+)\. ", deviations[1], re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers
+
+
+def test_each_deviation_that_the_code_mentions_is_in_the_docstring(source):
+    text = source.read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(text)) or ""
+    known = {int(n) for n in re.findall(r"^(\d+)\. ", doc, re.MULTILINE)}
+    assert {int(n) for n in re.findall(r"# .*?deviation (\d+)", text)} <= known
+
+
+def test_it_imports_torch_torchvision_and_the_contract_alone(source):
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    imported |= {"." * n.level + (n.module or "") for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    allowed = {"torch", "torchvision", *sys.stdlib_module_names}
+    strangers = {name for name in imported if name != "ganbench.gan" and name.partition(".")[0] not in allowed}
+    assert not strangers
+    assert not any(
+        isinstance(node, ast.Call) and getattr(node.func, "id", "") == "__import__" for node in ast.walk(tree)
+    )
+
+
+def test_every_class_and_public_function_of_the_file_is_documented_or_plain(source):
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            assert ast.get_docstring(node), node.name
+
+
+def test_every_bundled_file_is_registered():
+    folder = Path(inspect.getfile(registry.load("models", "dcgan"))).parent
+    registered = {Path(inspect.getfile(registry.load("models", n))) for n in registry.names("models")}
+    files = {p for p in folder.glob("*.py") if p.name != "__init__.py"}
+    assert files <= registered
+
+
+def test_there_is_a_recipe_for_every_bundled_model():
+    trained = {r.model.name for r in map(recipes.read, recipes.available().values())}
+    assert {
+        n for n in registry.names("models") if registry.entries("models")[n].value.startswith("reference_models.")
+    } <= trained

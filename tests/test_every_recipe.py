@@ -1,0 +1,94 @@
+"""The contract that every installed recipe keeps."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganbench import checkpoint, evaluation, recipes, registry, tables
+from ganbench.recipes import BUNDLED
+
+FILES = recipes.available()
+
+
+@pytest.fixture(params=FILES.values(), ids=FILES.keys())
+def recipe(request):
+    return recipes.read(request.param)
+
+
+def test_the_bundled_recipes_are_found():
+    assert {p.stem for p in BUNDLED.glob("*.toml")} == {n for n, p in FILES.items() if Path(p).parent == BUNDLED}
+    assert len(FILES) >= 5
+
+
+def test_its_name_is_model_and_data_set(recipe):
+    data = recipe.train.data.partition(":")[0]
+    assert recipe.name == f"{recipe.model.name}-{data}" or recipe.name.startswith(f"{recipe.model.name}-{data}-")
+    assert recipes.find(recipe.name) == recipe
+
+
+def test_its_data_sets_and_splits_are_named_in_full(recipe):
+    for spec in (recipe.train.data, recipe.evaluate.reference, recipe.evaluate.real):
+        name, _, split = spec.partition(":")
+        assert name in registry.names("datasets")
+        assert split
+    assert recipe.evaluate.reference != recipe.evaluate.real
+
+
+def test_its_model_builds_with_its_arguments(recipe):
+    model = checkpoint.make_model(recipe.model.name, recipe.model.args, recipe.name)
+    assert sum(p.numel() for p in model.parameters()) > 1000
+    if recipe.train.data.startswith("digits"):
+        assert model.image_shape == (1, 8, 8)
+    elif recipe.train.data.startswith("mnist"):
+        assert model.image_shape == (1, 28, 28)
+    elif recipe.train.data.startswith("cifar"):
+        assert model.image_shape == (3, 32, 32)
+
+
+def test_its_metrics_are_known_and_name_their_network(recipe):
+    requests = evaluation.parse_metrics(recipe.evaluate.metrics, "no default is used")
+    assert len(requests) == len(recipe.evaluate.metrics)
+    for r in requests:
+        assert r.extractor != "no default is used", f"{r.name} does not say over which network"
+        if r.protocol.num is not None:
+            assert recipe.evaluate.num == r.protocol.num, r.name
+
+
+def test_metrics_that_need_labels_have_a_model_with_classes(recipe):
+    model = checkpoint.make_model(recipe.model.name, recipe.model.args, recipe.name)
+    for r in evaluation.parse_metrics(recipe.evaluate.metrics, "pixels"):
+        assert "labels" not in r.protocol.needs or model.num_classes, r.name
+
+
+def test_it_says_where_it_deviates_and_cites_its_paper(recipe):
+    assert recipe.deviations
+    assert all(len(d) > 15 and d.strip() == d for d in recipe.deviations)
+    assert len(set(recipe.deviations)) == len(recipe.deviations)
+    assert re.search(r"(19|20)\d\d, arXiv:\d{4}\.\d{4,5}", recipe.paper)
+    assert recipe.title
+    assert recipe.version >= 1
+
+
+def test_every_reported_value_has_a_source_and_says_why_it_is_not_comparable(recipe):
+    for r in recipe.reported:
+        assert len(r.source) > 8
+        assert r.comparable or len(r.note) > 15, r.metric
+        assert r.std is None or r.std > 0
+        evaluation.parse_metrics([r.metric], "no default is used")
+
+
+def test_its_arguments_survive_a_checkpoint(recipe, tmp_path):
+    torch.manual_seed(0)
+    model = checkpoint.make_model(recipe.model.name, recipe.model.args, recipe.name)
+    meta = checkpoint.Checkpoint(recipe.model.name, recipe.model.args, recipe=recipe.name, data=recipe.train.data)
+    checkpoint.save(tmp_path / "a.safetensors", model.state_dict(), meta)
+    assert checkpoint.load(tmp_path / "a.safetensors")[1].args == recipe.model.args
+
+
+def test_its_table_can_be_written_before_it_was_run(recipe, tmp_path):
+    text = tables.write(recipe, [], tmp_path).read_text(encoding="utf-8")
+    assert "not run" in text
+    assert all(d in text for d in recipe.deviations)
+    assert all(r.source in text for r in recipe.reported)
