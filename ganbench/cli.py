@@ -22,7 +22,7 @@ from ganbench.recipes import MAX_SEED
 FILE = click.Path(dir_okay=False, path_type=Path)
 METRIC_NAMES = (
     "Those over a network's features take its name: fd_mnist-cnn. The published ones over inception-v3 are fid, "
-    "fid50k_full, kid, inception_score."
+    "fid50k_full, fid10k_full, fid5k_full, kid, inception_score."
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SEED = click.IntRange(0, MAX_SEED)

@@ -49,6 +49,8 @@ def decode(source: Path | object, name: str) -> Tensor:
     """
     try:
         with Image.open(source) as file:  # type: ignore[arg-type]
+            if ";16" in str(file.tile):  # Pillow would cut 16-bit colour to 8 bits without a word
+                raise UserError(f"{name} has more than 8 bits a channel ({file.mode}): convert it to 8 bits first.")
             file.load()
             image: Image.Image = file
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -49,7 +49,7 @@ class Trained:
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The permutation of 0..n-1 of an epoch: a function of seed and epoch, and so the same after a resume."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 32) + epoch))
+    return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
 
 
 def batches(data: Dataset, batch_size: int, seed: int, start: int, stop: int, device: torch.device) -> Iterator[Batch]:

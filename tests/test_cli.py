@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from support import TINY, process, save_tiny, tiny_dcgan, write_png, write_recipe
 
-from ganbench import __version__, checkpoint, cli, registry, sources
+from ganbench import __version__, checkpoint, cli, evaluation, registry, sources
 from ganbench.images import to_uint8
 
 # --- Start ---
@@ -78,11 +78,19 @@ def test_list_shows_everything_with_a_line_about_it(ganbench):
     for kind in registry.KINDS:
         assert f"{kind}:" in lines
     for kind in ("models", "datasets", "extractors", "metrics"):
-        shown = dict(line.split(maxsplit=1) for line in ganbench("list", kind).out.splitlines())
+        entries = ganbench("list", kind).out.removesuffix(f"{cli.METRIC_NAMES}\n").splitlines()
+        shown = dict(line.split(maxsplit=1) for line in entries)
         assert list(shown) == registry.names(kind)
         assert all(len(text) > 10 for text in shown.values())
     recipes = dict(line.split(maxsplit=1) for line in ganbench("list", "recipes").out.splitlines())
     assert recipes["dcgan-digits"].startswith("DCGAN on the digits of scikit-learn")
+
+
+def test_list_names_every_published_metric(ganbench):
+    words = ganbench("list", "metrics").out.splitlines()[-1].replace(",", " ").replace(". ", " ").rstrip(".").split()
+    for protocol in evaluation.protocols().values():
+        assert protocol.published is None or protocol.published[0] in words
+    assert "fid" in words
 
 
 # --- stdout and stderr ---

@@ -126,9 +126,7 @@ def test_the_same_inputs_give_the_same_value_and_are_left_as_they_were(protocol)
 @every([p for p in PROTOCOLS if p.stem in ORDER_FREE])
 def test_the_order_of_the_samples_does_not_matter(protocol):
     real, fake, held_out = side(60, 1), side(50, 2), side(40, 3)
-    order = [
-        torch.randperm(len(s), generator=torch.Generator().manual_seed(9)) for s in (real, fake, held_out)
-    ]
+    order = [torch.randperm(len(s), generator=torch.Generator().manual_seed(9)) for s in (real, fake, held_out)]
     shuffled = [rows(s, o) for s, o in zip((real, fake, held_out), order, strict=True)]
     for a, b in zip(measure(protocol, real, fake, held_out), measure(protocol, *shuffled), strict=True):
         assert b.value == pytest.approx(a.value, rel=ORDER_FREE[protocol.stem], abs=0)
@@ -160,8 +158,7 @@ def test_without_labels_it_is_unavailable(protocol):
 
 @pytest.mark.parametrize(
     ("protocol", "which"),
-    [(p, "fake") for p in PROTOCOLS if p.needs_extractor]
-    + [(p, "real") for p in PROTOCOLS if "features" in p.needs],
+    [(p, "fake") for p in PROTOCOLS if p.needs_extractor] + [(p, "real") for p in PROTOCOLS if "features" in p.needs],
     ids=lambda x: getattr(x, "stem", x),
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -191,9 +188,7 @@ def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
     values = measure(protocol, constant(60, 1) if which == "both" else None, fake)
     expected = {
         "fd": (
-            (side(60, 1).features[0] - fake.features[0]).double().square().sum().item()
-            if which == "both"
-            else None
+            (side(60, 1).features[0] - fake.features[0]).double().square().sum().item() if which == "both" else None
         ),
         "score": 1,
         "ms_ssim": 1,
@@ -206,9 +201,7 @@ def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
 
 @every()
 def test_black_images_have_a_finite_value(protocol):
-    black = Side(
-        torch.zeros_like(side(50, 2).images), side(50, 2).labels, torch.zeros(50, 8), torch.zeros(50, CLASSES)
-    )
+    black = Side(torch.zeros_like(side(50, 2).images), side(50, 2).labels, torch.zeros(50, 8), torch.zeros(50, CLASSES))
     measure(protocol, black, black, black)
 
 

@@ -11,6 +11,12 @@ from ganbench.errors import UserError
 from ganbench.files import atomic_path, read_json, require_writable, sha256_of, write_json, write_text
 
 
+def write_half(path, error):
+    with atomic_path(path) as part:
+        part.write_text("half")
+        raise error
+
+
 def test_a_file_appears_whole_and_its_folder_with_it(tmp_path):
     with atomic_path(tmp_path / "a" / "b.txt") as part:
         part.write_text("half")
@@ -23,20 +29,15 @@ def test_a_file_appears_whole_and_its_folder_with_it(tmp_path):
 
 def test_a_failure_half_way_leaves_what_was_there_and_nothing_else(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a.txt") as part:
-        part.write_text("half of the new")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half(tmp_path / "a.txt", ZeroDivisionError())
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_an_error_of_the_system_becomes_one_of_the_user_and_leaves_nothing(tmp_path):
-    with (
-        pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left"),
-        atomic_path(tmp_path / "a.txt") as part,
-    ):
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
+    with pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left"):
+        write_half(tmp_path / "a.txt", OSError(28, "No space left on device"))
     assert os.listdir(tmp_path) == []
 
 

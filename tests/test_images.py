@@ -1,6 +1,8 @@
 """Images: the one conversion to and from float, the files that are read and those that are refused, grids."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -129,6 +131,17 @@ def test_an_alpha_channel_is_refused_by_name():
 def test_a_transparent_colour_is_refused_by_name():
     with pytest.raises(UserError, match=r"cat\.png has an alpha channel"):
         decode(stored(noise(4, 4, 3), transparency=(1, 2, 3)), "cat.png")
+
+
+def test_sixteen_bit_colour_is_refused_by_name_and_not_cut_to_eight():
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2 x 1 pixels, 16 bits, RGB
+    pixels = zlib.compress(b"\0" + np.arange(6, dtype=">u2").tobytes())
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    with pytest.raises(UserError, match=r"deep\.png has more than 8 bits"):
+        decode(io.BytesIO(png), "deep.png")
 
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.uint16, "PNG"), (np.int32, "TIFF"), (np.float32, "TIFF")])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ganbench.errors import UserError
 from ganbench.features import FeatureExtractor, Features
 
 
@@ -14,6 +15,8 @@ class Pixels(FeatureExtractor):
 
     def __init__(self, weights: Path | None = None, download: bool = True) -> None:
         super().__init__()
+        if weights is not None:
+            raise UserError(f"--weights pixels={weights}: the extractor 'pixels' has no weights. Leave the option out.")
 
     def forward(self, images: Tensor) -> Features:
         return Features(images.flatten(1).float() / 255.0)

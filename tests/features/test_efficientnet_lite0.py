@@ -18,9 +18,7 @@ def extractor():
 
 
 def images(n, c, side, seed=0):
-    return torch.randint(
-        256, (n, c, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
+    return torch.randint(256, (n, c, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 def test_it_is_the_packaged_network_on_scaled_images_of_its_own_size(extractor):
@@ -34,9 +32,7 @@ def test_it_is_the_packaged_network_on_scaled_images_of_its_own_size(extractor):
     assert out.logits.shape == (2, 1000)
     assert out.features.shape == (2, 1280)
     assert torch.allclose(out.logits, expected, rtol=1e-5, atol=1e-5)
-    assert torch.allclose(
-        F.linear(out.features, net._fc.weight, net._fc.bias), expected, rtol=1e-5, atol=1e-5
-    )
+    assert torch.allclose(F.linear(out.features, net._fc.weight, net._fc.bias), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [32, 400])

@@ -39,9 +39,7 @@ def weights(tmp_path_factory):
     [features] = net(pictures(4, 3, 32, 0))
     mean = features.mean(0, keepdim=True)
     w = torch.randn(1008, 2048) * 5 / (features - mean).norm(dim=1).mean()
-    net.fc.weight.copy_(
-        w - (w @ mean.T) * mean / mean.square().sum()
-    )  # blind to what all images have in common
+    net.fc.weight.copy_(w - (w @ mean.T) * mean / mean.square().sum())  # blind to what all images have in common
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(net.state_dict(), path)
     return path
@@ -55,9 +53,7 @@ def extractor(weights):
 def pictures(n, c, side, seed):
     """Coarse colour patches and noise: images that differ from one another."""
     g = torch.Generator().manual_seed(seed)
-    coarse = torch.nn.functional.interpolate(
-        torch.rand(n, c, 4, 4, generator=g) * 255, (side, side), mode="bilinear"
-    )
+    coarse = torch.nn.functional.interpolate(torch.rand(n, c, 4, 4, generator=g) * 255, (side, side), mode="bilinear")
     return (coarse + 20 * torch.randn(n, c, side, side, generator=g)).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -114,9 +110,7 @@ def test_an_image_has_the_same_features_and_logits_without_bias_in_any_batch(ext
 
 
 @pytest.mark.slow
-def test_the_whole_path_equals_torch_fidelity_on_the_same_files_and_weights(
-    weights, ganbench, place, tmp_path
-):
+def test_the_whole_path_equals_torch_fidelity_on_the_same_files_and_weights(weights, ganbench, place, tmp_path):
     sets = {"fake": pictures(13, 3, 32, 1), "real": pictures(11, 3, 32, 2) // 2 + 60}
     for name, images in sets.items():
         for i, image in enumerate(images):
@@ -184,9 +178,7 @@ def test_missing_weights_are_downloaded_once_and_their_hash_is_asked_for(monkeyp
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", mock.Mock(side_effect=OSError("no route to host")))
-    with pytest.raises(
-        UserError, match=r"could not be downloaded \(no route to host\)\. Put .* or give --weights"
-    ):
+    with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\)\. Put .* or give --weights"):
         inception_v3.published_weights(download=True)
 
 
@@ -210,9 +202,7 @@ def test_a_broken_file_is_refused_by_name(weights, tmp_path, content):
         create("inception-v3", path)
 
 
-@pytest.mark.parametrize(
-    ("content", "found"), [({"a": torch.zeros(1)}, "1 entries"), (torch.zeros(3), "Tensor")]
-)
+@pytest.mark.parametrize(("content", "found"), [({"a": torch.zeros(1)}, "1 entries"), (torch.zeros(3), "Tensor")])
 def test_weights_of_another_network_are_refused_by_name(tmp_path, content, found):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(

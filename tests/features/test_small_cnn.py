@@ -16,9 +16,7 @@ CPU = torch.device("cpu")
 
 
 def noise(n, c, side, seed=0):
-    return torch.randint(
-        256, (n, c, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
+    return torch.randint(256, (n, c, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 def test_the_bundled_weights_are_the_ones_whose_hash_is_in_the_code():
@@ -28,11 +26,7 @@ def test_the_bundled_weights_are_the_ones_whose_hash_is_in_the_code():
 def test_the_bundled_classifier_knows_handwritten_digits_of_another_data_set(tmp_path):
     data = digits("test", tmp_path, False)
     # 8 x 8 to 20 x 20 within 28 x 28, as MNIST's digits lie.
-    images = (
-        F.pad(F.interpolate(data.images.float(), (20, 20), mode="bilinear"), (4, 4, 4, 4))
-        .round()
-        .to(torch.uint8)
-    )
+    images = F.pad(F.interpolate(data.images.float(), (20, 20), mode="bilinear"), (4, 4, 4, 4)).round().to(torch.uint8)
     net = create("mnist-cnn")
     out = extract(net, images, 250, CPU)
     assert net.classes == tuple("0123456789")
@@ -66,9 +60,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "digits-cnn.safetensors"
     data, texts = digits("train", Path(), False), []
     recipe = small_cnn.Training(epochs=4, batch_size=64, rotate=0, scale=0, shift=0)
-    net = small_cnn.train_classifier(
-        data.images, data.labels, data.classes, path, "digits", recipe, texts.append
-    )
+    net = small_cnn.train_classifier(data.images, data.labels, data.classes, path, "digits", recipe, texts.append)
     return path, net, texts
 
 

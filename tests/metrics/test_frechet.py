@@ -103,9 +103,7 @@ def test_it_is_symmetric_ignores_a_common_shift_and_grows_with_the_square_of_the
     real, fake = draw(40, 5, seed, dtype=torch.float64), draw(30, 5, seed + 1, dtype=torch.float64) + 0.5
     value, error = frechet_distance(real, fake)
     assert frechet_distance(fake, real) == pytest.approx((value, error), rel=1e-8)
-    assert frechet_distance(real * scale + shift, fake * scale + shift)[0] == pytest.approx(
-        value * scale**2, rel=1e-6
-    )
+    assert frechet_distance(real * scale + shift, fake * scale + shift)[0] == pytest.approx(value * scale**2, rel=1e-6)
 
 
 def gaussians(seed, n, m, d, shift, scale):

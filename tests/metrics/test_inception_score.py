@@ -17,9 +17,7 @@ def measure(logits):
     return value
 
 
-@pytest.mark.parametrize(
-    ("n", "k", "scale"), [(10, 3, 1.0), (1000, 10, 3.0), (517, 1008, 2.0), (64, 5, 20.0)]
-)
+@pytest.mark.parametrize(("n", "k", "scale"), [(10, 3, 1.0), (1000, 10, 3.0), (517, 1008, 2.0), (64, 5, 20.0)])
 def test_it_equals_torch_fidelity_mean_and_spread(n, k, scale):
     logits = torch.randn(n, k, generator=torch.Generator().manual_seed(n)) * scale
     theirs, ours = isc_features_to_metric(logits), measure(logits)

@@ -27,9 +27,7 @@ def test_it_equals_the_definition_in_loops():
         return (sum(float(u) * float(v) for u, v in zip(a, b, strict=True)) / 3 + 1) ** 3
 
     def within(x):
-        return sum(k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (
-            len(x) * (len(x) - 1)
-        )
+        return sum(k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (len(x) * (len(x) - 1))
 
     between = sum(k(a, b) for a in real for b in fake) / 35
     assert mmd2_unbiased(real, fake) == pytest.approx(within(real) + within(fake) - 2 * between, rel=1e-12)
@@ -51,18 +49,14 @@ def test_fewer_images_than_a_subset_are_said():
 
 
 def test_it_is_unbiased_so_that_equal_distributions_give_values_of_both_signs_around_zero():
-    values = np.array(
-        [mmd2_unbiased(draw(50, 4, 2 * seed), draw(50, 4, 2 * seed + 1)) for seed in range(200)]
-    )
+    values = np.array([mmd2_unbiased(draw(50, 4, 2 * seed), draw(50, 4, 2 * seed + 1)) for seed in range(200)])
     assert abs(values.mean()) < 3 * values.std(ddof=1) / 200**0.5
     assert (values < 0).mean() > 0.3
 
 
 def pair(seed, n, m, shift, scale):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 4, generator=g) * torch.linspace(0.5, 1.5, 4), torch.randn(
-        m, 4, generator=g
-    ) * scale + shift
+    return torch.randn(n, 4, generator=g) * torch.linspace(0.5, 1.5, 4), torch.randn(m, 4, generator=g) * scale + shift
 
 
 @pytest.mark.parametrize(

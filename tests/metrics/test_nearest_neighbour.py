@@ -34,9 +34,7 @@ def as_side(data):
 
 def test_it_equals_scikit_learn_on_the_digits(tmp_path):
     train, test = digits("train", tmp_path, False), digits("test", tmp_path, False)
-    knn = KNeighborsClassifier(1, algorithm="brute").fit(
-        train.images.flatten(1).numpy().astype(float), train.labels
-    )
+    knn = KNeighborsClassifier(1, algorithm="brute").fit(train.images.flatten(1).numpy().astype(float), train.labels)
     expected = 1 - knn.score(test.images.flatten(1).numpy().astype(float), test.labels)
     value = measure(as_side(train), as_side(test))
     assert value.value == pytest.approx(expected, abs=1e-12)
@@ -44,9 +42,7 @@ def test_it_equals_scikit_learn_on_the_digits(tmp_path):
     assert (value.n_real, value.n_fake) == (500, 1297)
 
 
-@given(
-    n=st.integers(1, 300), d=st.integers(1, 60), top=st.sampled_from([2, 4, 256]), seed=st.integers(0, 10_000)
-)
+@given(n=st.integers(1, 300), d=st.integers(1, 60), top=st.sampled_from([2, 4, 256]), seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_the_first_of_the_exactly_nearest_is_found(n, d, top, seed):
     # Pixels of few values have many ties.
@@ -59,9 +55,7 @@ def test_the_first_of_the_exactly_nearest_is_found(n, d, top, seed):
 def test_ties_and_near_ties_of_large_images_are_exact_black_ones_too(d, top):
     base = pixels(1, d, 0, top)
     points = base.repeat(200, 1)
-    for i in range(
-        1, 200
-    ):  # one pixel off by one, at another place each time: all at the same distance but the first
+    for i in range(1, 200):  # one pixel off by one, at another place each time: all at the same distance but the first
         points[i, i] ^= 1
     points[0, :3] ^= 1
     points[150] = base  # the only exact copy
