@@ -158,8 +158,7 @@ def reproduce(
             json.dumps({"recipe": plain.name, "results": [r.result.to_json() for r in runs]}, indent=2, allow_nan=False)
         )
     else:
-        shown = [_without_overrides(r.result) for r in runs]
-        click.echo(tables.render(tables.rows(spec, shown)), nl=False)
+        click.echo(tables.render(tables.rows(spec, [r.result for r in runs], overrides)), nl=False)
     path = write_table(plain, out) if not overrides else None
     for run in runs:
         reporter.say(f"samples: {run.folder / GRID}\nresult:  {run.folder / RESULT}")
@@ -168,13 +167,6 @@ def reproduce(
     if overrides:
         reporter.say(f"not in the reproduction table: run with {', '.join(f'{k} = {v}' for k, v in overrides.items())}")
     reporter.say(f"next:    ganbench evaluate --model {spec.model.name} --ckpt {runs[0].folder / CHECKPOINT}")
-
-
-def _without_overrides(result: Any) -> Any:
-    """For printing an overridden run's own table."""
-    import dataclasses
-
-    return dataclasses.replace(result, overrides={})
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:

@@ -4,7 +4,6 @@ A run lies in `<out>/runs/<recipe>/<run>/`; whatever of it is there already is n
 """
 
 import dataclasses
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -105,9 +104,9 @@ def reproduce(
         requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
         extractors = make_extractors(requests, {})
         data = datasets.load(recipe.train.data)
-        reference, held_out = (
-            from_dataset(datasets.load(spec)) for spec in (recipe.evaluate.reference, recipe.evaluate.real)
-        )
+        reference = from_dataset(datasets.load(recipe.evaluate.reference))
+        # A folder of the user's without splits has no real images to spare: its table has no row of real data.
+        held_out = None if data.split == "all" else from_dataset(datasets.load(recipe.evaluate.real))
     except UserError as error:
         raise UserError(f"recipe '{recipe.name}': {error}") from error
     commit, dirty = results.git_commit()
@@ -133,7 +132,7 @@ def reproduce(
         requests, extractors, fake, reference, held_out, device, progress=reporter.progress
     )
     result = Result(
-        fake=describe(fake), reference=describe(reference), held_out=describe(held_out),
+        fake=describe(fake), reference=describe(reference), held_out=describe(held_out) if held_out else None,
         measurements=measurements, real=real, overrides=overrides, seed=seed,
         recipe={"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256},
         training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps,
@@ -154,9 +153,13 @@ def describe(samples: Samples) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory so far in bytes: the process's on the CPU, the allocator's on an accelerator."""
+    """Largest memory so far in bytes: the process's on the CPU, the allocator's on an accelerator; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows keeps no such count
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

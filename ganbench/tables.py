@@ -13,7 +13,7 @@ The rule of each verdict, for a value of the paper and the mean of ours over see
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +95,25 @@ def printed(r: Reported) -> str:
     return " ± ".join(texts)
 
 
-def counted(recipe: Recipe, results: list[Result]) -> list[Result]:
-    """The results that count in a recipe's table: of its present version and without overrides."""
-    return [r for r in results if not r.overrides and (r.recipe or {}).get("version") == recipe.version]
+def dataset_name(data: str) -> str:
+    """What a table calls the data of a recipe: `mnist:train` as it is, a folder by its last name."""
+    kind, _, path = data.partition(":")
+    return Path(path).name if kind == "folder" else data
 
 
-def rows(recipe: Recipe, results: list[Result]) -> list[dict[str, str]]:
+def counted(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None = None) -> list[Result]:
+    """The results that count in a table: of the recipe's present version, and with exactly these overrides."""
+    wanted = overrides or {}
+    return [r for r in results if r.overrides == wanted and (r.recipe or {}).get("version") == recipe.version]
+
+
+def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None = None) -> list[dict[str, str]]:
     """The table's rows of one recipe: a row a metric, and a row for each reported value that no metric measures.
 
-    A recipe that was not run shows the metrics that it would measure. Which results count, `counted` says.
+    A recipe that was not run shows the metrics that it would measure. Which results count, `counted` says. With
+    overrides it is another experiment, and nothing in it is comparable with the paper.
     """
-    results = counted(recipe, results)
+    results = counted(recipe, results, overrides)
     ours: dict[str, list[Measurement]] = defaultdict(list)
     real: dict[str, Measurement] = {}
     for result in results:
@@ -114,12 +122,12 @@ def rows(recipe: Recipe, results: list[Result]) -> list[dict[str, str]]:
         for m in result.real:
             real.setdefault(m.metric, m)
     steps = sorted({(r.training or {}).get("steps", 0) for r in results})
-    shared = {"dataset": recipe.train.data, "recipe": recipe.name, "seeds": str(len(results)),
+    shared = {"dataset": dataset_name(recipe.train.data), "recipe": recipe.name, "seeds": str(len(results)),
               "steps": ", ".join(f"{s:,}" for s in steps), "deviations": str(len(recipe.deviations))}  # fmt: skip
     table = []
     reported: dict[str, list[Reported]] = defaultdict(list)  # in the recipe's order
     for r in recipe.reported:
-        reported[r.metric].append(r)
+        reported[r.metric].append(replace(r, comparable=False) if overrides else r)
     measured = list(ours) if results else recipe.evaluate.metrics
     for metric in [*measured, *(m for m in reported if m not in measured)]:
         summary = summarise(ours.get(metric, []))

@@ -437,3 +437,16 @@ def test_an_interrupt_ends_with_130_and_one_line(ganbench, place, ckpt, monkeypa
     done = ganbench("sample", "--ckpt", ckpt, "--grid", "a.png")
     assert done.code == 130
     assert "ganbench: interrupted\n" in done.err
+
+
+def test_a_recipe_trains_on_a_plain_folder_and_names_it_by_its_last_part(ganbench, place, folder):
+    for c in range(10):
+        for i in range(4):
+            write_png(place / "ten-classes" / str(c) / f"{i}.png", np.full((8, 8), 20 * c + i, np.uint8))
+    done = ganbench(
+        "reproduce", write_recipe(place), "--data", f"folder:{place / 'ten-classes'}", "--steps", 2, "--quiet"
+    )
+    assert done.code == 0, done
+    assert "| ten-classes " in done.out
+    assert "real data" not in done.out  # there are no other images to play it
+    assert "not comparable" in done.out  # it is another experiment than the paper's
