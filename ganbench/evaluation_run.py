@@ -37,6 +37,7 @@ class Request:
 def run(request: Request, reporter: Reporter) -> Result:
     """Evaluate, and return what is to be stored and shown. Raises UserError for whatever the user has to mend."""
     began = time.monotonic()
+    results.git_commit()  # of the code that runs, not of what the checkout becomes meanwhile
     device = choose_device(request.device)
     training = None
     gan = meta = None

@@ -61,7 +61,8 @@ def describe_device(device: torch.device) -> str:
     """'cpu (2 threads)' or the accelerator's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
 
 
 def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:

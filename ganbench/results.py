@@ -4,6 +4,7 @@ No torch here: tables and checks start at once.
 """
 
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -137,8 +138,12 @@ def environment(device: str) -> dict[str, Any]:
             "device": device}  # fmt: skip
 
 
+@functools.cache
 def git_commit() -> tuple[str, bool]:
-    """Commit of the checkout that ganbench runs from and whether it was changed; ('', False) outside of one."""
+    """Commit of the checkout that ganbench runs from and whether it was changed; ('', False) outside of one.
+
+    As it was at the first call: a long run calls it at its start, since the checkout may move on while it works.
+    """
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return "", False

@@ -99,14 +99,25 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def new_process():
+    """Each test asks for the commit as a new process would: the answer is kept for a process's life."""
+    results.git_commit.cache_clear()
+    yield
+    results.git_commit.cache_clear()
+
+
 def test_the_commit_is_that_of_the_code_and_changes_to_it_are_told(checkout):
     commit, dirty = results.git_commit()
     assert re.fullmatch("[0-9a-f]{40}", commit)
     assert not dirty
     (checkout / "results" / "table.md").write_text("what a run writes")
     (checkout / "notes.txt").write_text("not tracked")
+    results.git_commit.cache_clear()
     assert results.git_commit() == (commit, False)
     (checkout / "ganbench" / "results.py").write_text("changed")
+    assert results.git_commit() == (commit, False)  # the code that runs was read before
+    results.git_commit.cache_clear()
     assert results.git_commit() == (commit, True)
 
 
