@@ -213,16 +213,17 @@ def _words(text: str | None, option: str) -> list[str] | None:
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of samples and of draws.")
 @click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep features of the reference.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object and nothing else.")
 @click.option("--out", type=FILE, help="Also write the result to this file, as JSON.")
 @common
 def evaluate(
     model: str | None, ckpt: Path | None, images: str | None, reference: str | None, metrics: str | None,
     num: int | None, batch_size: int | None, extractor: str | None, weights: tuple[str, ...], resolutions: str | None,
-    seed: int, device: str | None, as_json: bool, out: Path | None, quiet: bool,
+    seed: int, device: str | None, no_cache: bool, as_json: bool, out: Path | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure a checkpoint's samples, or any images."""
-    if (ckpt is None) == (images is None):
+    if (ckpt is not None and images is not None) or (ckpt is None and images is None and reference is None):
         raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
     if model is not None and ckpt is None:
         raise UserError(f"--model {model} needs --ckpt FILE.")
@@ -250,7 +251,7 @@ def evaluate(
 
     reporter = Reporter(quiet)
     request = evaluation_run.Request(
-        model, ckpt, images, reference, names, num, batch_size, extractor, files, sides, seed, device
+        model, ckpt, images, reference, names, num, batch_size, extractor, files, sides, seed, device, no_cache
     )
     result = evaluation_run.run(request, reporter)
     if out is not None:

@@ -5,21 +5,35 @@ takes the default extractor. With other weights than the published ones `fid` be
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench import registry
+from ganbench import distributed, registry
 from ganbench.errors import UserError, did_you_mean
-from ganbench.features import FeatureExtractor, extract
-from ganbench.metrics import Inputs, Protocol, Side, Unavailable
+from ganbench.feature_store import FeatureStore
+from ganbench.features import FeatureExtractor, Features
+from ganbench.features.small_cnn import fit_classifier
+from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable
 from ganbench.results import Measurement
 from ganbench.sources import Samples, take
 
-Progress = Callable[[str, int], Callable[[int], None]]  # (what, total) -> advance(n)
+# Features of the model under test itself, used like any extractor's: `nn_transfer_encoder`.
+OWN = {"encoder": "an encoder", "discriminator": "features of its discriminator"}
+MISSING = {
+    "real": "there is no reference: give --reference",
+    "fake": "there are no generated images: give --images or --ckpt",
+    "held_out": "there are no real images beside the reference to test on",
+}
+WORDS = {"real": "the reference has", "fake": "the images have", "held_out": "the held-out images have"}
+LACKS = {
+    "generate": "does not say how it turns a latent into an image",
+    "encode": "has no encoder",
+    "reconstruct": "does not reconstruct images",
+    "classify": "is no classifier",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
     """Requests from the names on the command line or in a recipe. Raises UserError for an unknown or repeated one."""
     known = protocols()
     published = {p.published[0]: p for p in known.values() if p.published}
-    extractors = registry.names("extractors")
+    extractors = [*registry.names("extractors"), *OWN]
     requests: list[Request] = []
     for name in metrics:
         if name in published:
@@ -76,103 +90,133 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
     return requests
 
 
-def reduce(images: Tensor, side: int) -> Tensor:
-    """uint8 images reduced to side x side pixels (bilinear, antialiased, rounded)."""
-    small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return small.round().clamp(0, 255).to(torch.uint8)
-
-
 def evaluate(
-    requests: list[Request], extractors: dict[str, FeatureExtractor], fake: Samples, reference: Samples | None,
-    held_out: Samples | None, device: torch.device, batch_size: int | None = None, seed: int = 0,
-    resolutions: tuple[int, ...] | None = None, progress: Progress = lambda what, total: lambda n: None,
+    requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
+    held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
 ) -> tuple[list[Measurement], list[Measurement]]:  # fmt: skip
     """Measure everything asked for: (of the fake images, of the real ones that make the table's row of real data).
 
-    extractors: by name, at least those the requests name. held_out: real images that are not in the reference; a draw
-    of as many as there are fakes is measured in their place.
-    batch_size: of the extractors, 16 on the CPU (its cache is small) and 256 elsewhere where it is None.
-    resolutions: instead of the protocols' own lower resolutions. Raises UserError where channels differ between the
-    sets.
+    store: makes or remembers features by the extractors that the requests name. fake: None where only representations
+    are measured. held_out: real images that are not in the reference; a draw of as many as there are fakes is measured
+    in their place. resolutions: instead of the protocols' own lower resolutions.
+    Raises UserError where channels differ between the sets.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
-        if other is not None and other.images.shape[1] != fake.images.shape[1]:
+        if fake is not None and other is not None and other.images.shape[1] != fake.images.shape[1]:
             a, b = fake.images.shape[1], other.images.shape[1]
             raise UserError(
                 f"the images have {a} channel{'s' * (a > 1)} and {what} {b}: convert one to the other's kind first."
             )
-    batch_size = batch_size or (16 if device.type == "cpu" else 256)
-    cache: dict[tuple[int, str, int], tuple[Tensor, Tensor | None]] = {}
-    shared: dict[tuple[int, str | None], dict[str, object]] = {}
-    origins = {id(s): label for s, label in ((reference, "reference"), (held_out, "held-out"), (fake, "samples")) if s}
+    # As many real images as generated ones, where there are more: most metrics can only be compared at equal counts.
+    num = len(fake.images) if fake is not None else None
+    unseen = held_out and take(held_out, num and min(len(held_out.images), num), "the held-out images", seed)
+    if fake is not None:
+        store.name(fake, "samples")
+    for samples, what in ((reference, "reference"), (held_out, "held-out"), (unseen, "held-out")):
+        if samples is not None:
+            store.name(samples, what, keep=True)
 
-    def run(samples: Samples, name: str, side: int) -> tuple[Tensor, Tensor | None]:
-        """Features and logits of a set (reduced to `side`, or as it is for 0): computed once."""
-        key = (id(samples), name, side)
-        if key not in cache:
-            images = reduce(samples.images, side) if side else samples.images
-            what = f"{name}, {origins[id(samples)]}" + (f" at {side} px" if side else "")
-            out = extract(extractors[name], images, batch_size, device, progress(what, len(images)))
-            cache[key] = (out.features, out.logits)
-        return cache[key]
+    bench = _Bench(store, reference, held_out, seed, resolutions, model)
+    measurements, real = [], []
+    for request in requests:
+        measurements += bench.measure(request, fake)
+        player = {"reference": reference, "held_out": unseen, "none": None}[request.protocol.real_row]
+        if player is not None and not request.protocol.asks_model:
+            real += bench.measure(request, player, real=True)
+    return measurements, real
 
-    def side_of(samples: Samples, request: Request, reduced: bool) -> Side:
-        p, features, logits, logits_at = request.protocol, None, None, {}
-        if request.extractor is not None:
-            features, logits = run(samples, request.extractor, 0)
-            if reduced and p.resolutions and logits is not None:
-                for r in resolutions or p.resolutions(min(samples.images.shape[2:])):
-                    logits_at[r] = run(samples, request.extractor, r)[1]
-        return Side(
-            samples.images, samples.labels, features, logits, {r: v for r, v in logits_at.items() if v is not None}
-        )
 
-    def measure(request: Request, of: Samples) -> list[Measurement]:
+class _Bench:
+    """Hands each protocol what it needs, or says in words what is missing."""
+
+    def __init__(
+        self, store: FeatureStore, reference: Samples | None, held_out: Samples | None, seed: int,
+        resolutions: tuple[int, ...] | None, model: Model | None,
+    ):  # fmt: skip
+        self.store, self.reference, self.held_out = store, reference, held_out
+        self.seed, self.resolutions, self.model = seed, resolutions, model
+        self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
+
+    def measure(self, request: Request, of: Samples | None, real: bool = False) -> list[Measurement]:
+        """The values of one protocol with `of` as the fake images, or one measurement with the reason for none."""
         p = request.protocol
-        extractor = extractors[request.extractor] if request.extractor else None
-        name = metric_name(request, extractor)
+        extractor = self.store.extractors.get(request.extractor) if request.extractor else None
         base = Measurement(
-            name, protocol_id(p), p.direction, extractor=extractor.describe() if extractor else None, source=p.source
-        )
+            metric_name(request, extractor), protocol_id(p), p.direction,
+            extractor=extractor.describe() if extractor else None, source=p.source,
+        )  # fmt: skip
         try:
-            if reference is None and "features" in p.needs:
-                raise Unavailable("there is no reference: give --reference")
-            if p.num is not None and of is fake and len(of.images) != p.num:
-                raise Unavailable(
-                    f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
-                )
-            if "labels" in p.needs and of.labels is None:
-                raise Unavailable("the images have no labels")
-            needs_real = "features" in p.needs
-            empty = Side(of.images[:0])
-            fake_side = side_of(of, request, reduced=True)
-            real_side = side_of(reference, request, False) if needs_real and reference else empty
-            held = Side(held_out.images, held_out.labels) if held_out else None
-            between = shared.setdefault((id(of), request.extractor), {})
-            inputs = Inputs(real_side, fake_side, held, torch.Generator().manual_seed(seed), between)
-            values = p.compute(inputs)
+            inputs = self.inputs(request, of, real)
+            values = p.compute(inputs) if distributed.rank() == 0 else []
             if not all(math.isfinite(v.value) for v in values):
                 raise Unavailable("the formula gave no finite number")
         except Unavailable as reason:
             return [replace(base, reason=str(reason))]
         # Real images may be fewer than the protocol's samples; the row stays, and says so.
-        fewer = (f"{len(of.images):,} images, not {p.num:,}",) if p.num is not None and len(of.images) != p.num else ()
+        n = len(of.images) if of is not None else 0
+        fewer = (f"{n:,} images, not {p.num:,}",) if real and p.num is not None and n != p.num else ()
         return [
-            replace(base, metric=name + v.suffix, value=v.value, n_real=v.n_real, n_fake=v.n_fake, details=v.details,
-                     warnings=(*fewer, *v.warnings), uncertainty=None if v.uncertainty is None else vars(v.uncertainty))
+            replace(base, metric=base.metric + v.suffix, value=v.value, n_real=v.n_real, n_fake=v.n_fake,
+                    details=v.details, warnings=(*fewer, *v.warnings),
+                    uncertainty=None if v.uncertainty is None else vars(v.uncertainty))
             for v in values
         ]  # fmt: skip
 
-    # As many real images as generated ones, where there are more: most metrics can only be compared at equal counts.
-    unseen = held_out and take(held_out, min(len(held_out.images), len(fake.images)), "the held-out images", seed)
-    origins[id(unseen)] = "held-out"
-    measurements, real = [], []
-    for request in requests:
-        measurements += measure(request, fake)
-        player = reference if request.protocol.real_row == "reference" else unseen
-        if player is not None:
-            real += measure(request, player)
-    return measurements, real
+    def inputs(self, request: Request, of: Samples | None, real: bool) -> Inputs:
+        """What the protocol named in `needs`. Raises Unavailable for what there is none of."""
+        p, store = request.protocol, self.store
+        if request.extractor in OWN and request.extractor not in store.extractors:
+            raise Unavailable(f"there is no model with {OWN[request.extractor]} to take features from")
+        self.require_model(p)
+        sets = {"real": self.reference, "fake": of, "held_out": self.held_out}
+        for side, missing in MISSING.items():
+            samples = sets[side]
+            if p.needs_side(side) and samples is None:
+                raise Unavailable(missing)
+            if f"{side}.labels" in p.needs and samples is not None and samples.labels is None:
+                raise Unavailable(f"{WORDS[side]} no labels")
+        if p.num is not None and of is not None and not real and len(of.images) != p.num:
+            raise Unavailable(
+                f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
+            )
+        some = next((s for s in sets.values() if s is not None), None)
+        empty = Side(some.images[:0] if some is not None else torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
+        real_side, fake_side, held_out = (
+            self.side(request, side, samples) if samples is not None and p.needs_side(side) else empty
+            for side, samples in sets.items()
+        )
+        # Whatever is made of two sets is shared by the protocols that see the same two through the same network.
+        shared = self.shared.setdefault((id(of), request.extractor), {})
+        embed = None
+        if request.extractor is not None and "embed" in p.needs:
+            embed = store.embed(request.extractor)
+        return Inputs(
+            real_side, fake_side, held_out if p.needs_side("held_out") else None,
+            torch.Generator().manual_seed(self.seed), shared, self.model, embed, fit_classifier,
+        )  # fmt: skip
+
+    def side(self, request: Request, which: str, samples: Samples) -> Side:
+        """One set with the features and logits that the protocol names."""
+        p, name = request.protocol, request.extractor
+        out, logits_at = Features(torch.empty(0)), {}
+        kept: MutableMapping[str, dict[str, Tensor]] = {}
+        if name is not None and {f"{which}.features", f"{which}.logits"} & p.needs:
+            out, kept = self.store.features(samples, name), self.store.kept(samples, name)
+            if which == "fake" and p.resolutions and out.logits is not None:
+                for r in self.resolutions or p.resolutions(min(samples.images.shape[2:])):
+                    at = self.store.features(samples, name, r).logits
+                    assert at is not None
+                    logits_at[r] = at
+        features = out.features if len(out.features) else None
+        return Side(samples.images, samples.labels, features, out.logits, logits_at, kept)
+
+    def require_model(self, p: Protocol) -> None:
+        """Raise Unavailable, in words, where the protocol asks the model for what it has not."""
+        for need in sorted(n.removeprefix("model.") for n in p.needs if n.startswith("model.")):
+            if self.model is None:
+                raise Unavailable("this is measured of a model, not of images: give --model and --ckpt")
+            if getattr(self.model, need) is None:
+                raise Unavailable(f"the model '{self.model.name}' {LACKS[need]}")
 
 
 def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:

@@ -6,10 +6,21 @@ from pathlib import Path
 
 from ganbench import checkpoint, datasets, evaluation, registry, results, sources
 from ganbench.errors import UserError
+from ganbench.feature_store import FeatureStore
+from ganbench.metrics import Protocol
 from ganbench.progress import Reporter
-from ganbench.reproduction import choose_device, describe, describe_device, held_out_of, make_extractors, peak_memory
+from ganbench.reproduction import (
+    cache_folder,
+    choose_device,
+    describe,
+    describe_device,
+    held_out_of,
+    make_extractors,
+    peak_memory,
+)
 from ganbench.results import Result
 from ganbench.sources import Samples
+from ganbench.subject import own_extractors, under_test
 
 NUM = 10_000
 # The extractor for metrics that are named without one, by the reference's data set.
@@ -32,6 +43,12 @@ class Request:
     resolutions: tuple[int, ...] | None
     seed: int
     device: str | None
+    no_cache: bool = False
+
+
+def needs_images(protocol: Protocol) -> bool:
+    """True if there is nothing to measure without generated images or a model."""
+    return protocol.needs_side("fake") or protocol.asks_model
 
 
 def run(request: Request, reporter: Reporter) -> Result:
@@ -64,6 +81,8 @@ def run(request: Request, reporter: Reporter) -> Result:
             raise UserError(
                 f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
             ) from error
+    if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
+        raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
     # What the user named is opened before weights are downloaded, and these before samples are drawn.
     fake = None if request.images is None else sources.open_source(request.images, request.num, request.seed)
     extractors = make_extractors(requests, request.weights)
@@ -72,32 +91,30 @@ def run(request: Request, reporter: Reporter) -> Result:
         with reporter.task(f"sample {num:,}", num) as task:
             fake = sources.generate(gan, num, request.seed, device, advance=task.advance)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
-    assert fake is not None
     for samples, what in (
         (fake, request.images and f"--images '{request.images}'"),
         (reference, f"--reference '{reference_text}'"),
     ):
         if samples is not None and len(samples.images) < 2:
             raise UserError(f"{what or '--num 1'} is one image: a metric needs a set of at least two.")
-    if request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
+    if fake is not None and request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
         raise UserError(
             f"--resolutions {max(request.resolutions)} is more than the images' side of {min(fake.images.shape[2:])}."
         )
 
+    model = None
+    if gan is not None and meta is not None:
+        model = under_test(gan, meta.model, meta.args, device)
+        extractors |= own_extractors(gan, meta.sha256, {r.extractor for r in requests if r.extractor})
+    store = FeatureStore(
+        extractors, device, request.batch_size, None if request.no_cache else cache_folder(), reporter.progress,
+        reporter.say,
+    )  # fmt: skip
     measurements, real = evaluation.evaluate(
-        requests,
-        extractors,
-        fake,
-        reference,
-        held_out,
-        device,
-        request.batch_size,
-        request.seed,
-        request.resolutions,
-        reporter.progress,
+        requests, store, fake, reference, held_out, request.seed, request.resolutions, model
     )
     return Result(
-        fake=describe(fake), reference=describe(reference) if reference else None,
+        fake=describe(fake) if fake else None, reference=describe(reference) if reference else None,
         held_out=describe(held_out) if held_out else None, measurements=measurements, real=real, seed=request.seed,
         training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)), created=results.now(),

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 # What a paper may give its model beside `sample`; a metric names the ones it needs.
-CAPABILITIES = ("sample", "encode", "classify", "discriminator_features", "reconstruct", "sample_latent")
+CAPABILITIES = (
+    "sample", "sample_latent", "generate", "encode", "reconstruct", "classify", "discriminator_features",
+)  # fmt: skip
 
 
 class Batch(NamedTuple):
@@ -51,6 +53,10 @@ class GAN(nn.Module):
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n draws from the prior of z. Drawn on the CPU, so that a seed gives the same z on every device."""
+        raise NotImplementedError
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z), or G(z, y): images in [-1, 1] of latents as `sample_latent` draws them; on the model's device."""
         raise NotImplementedError
 
     @property

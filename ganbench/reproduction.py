@@ -15,12 +15,14 @@ import torch
 from ganbench import checkpoint, datasets, evaluation, features, registry, results, tables
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
+from ganbench.feature_store import FeatureStore
 from ganbench.features import FeatureExtractor
 from ganbench.images import save_png
 from ganbench.progress import Reporter
 from ganbench.recipes import Recipe
 from ganbench.results import Result
 from ganbench.sources import Samples, from_dataset, generate
+from ganbench.subject import own_extractors, under_test
 from ganbench.training import CHECKPOINT, sample_grid, train
 
 GRID = "samples.png"
@@ -70,7 +72,7 @@ def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]
 
     Raises UserError for weights of an extractor that is not used.
     """
-    needed = sorted({r.extractor for r in requests if r.extractor})
+    needed = sorted({r.extractor for r in requests if r.extractor} - set(evaluation.OWN))
     for name in weights:
         if name not in needed:
             used = ", ".join(needed) or "none"
@@ -129,9 +131,10 @@ def reproduce(
     with reporter.task(f"sample {recipe.evaluate.num:,}", recipe.evaluate.num) as task:
         fake = generate(gan, recipe.evaluate.num, seed, device, advance=task.advance)
     fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
-    measurements, real = evaluation.evaluate(
-        requests, extractors, fake, reference, held_out, device, progress=reporter.progress
-    )
+    own = own_extractors(gan, meta.sha256, {r.extractor for r in requests if r.extractor})
+    store = FeatureStore(extractors | own, device, folder=cache_folder(), progress=reporter.progress, say=reporter.say)
+    model = under_test(gan, meta.model, meta.args, device)
+    measurements, real = evaluation.evaluate(requests, store, fake, reference, held_out, model=model)
     result = Result(
         fake=describe(fake), reference=describe(reference), held_out=describe(held_out) if held_out else None,
         measurements=measurements, real=real, overrides=overrides, seed=seed,
@@ -145,6 +148,11 @@ def reproduce(
     )  # fmt: skip
     results.save(result, done)
     return Run(folder, result)
+
+
+def cache_folder() -> Path:
+    """Where features of reference sets are kept."""
+    return datasets.data_root() / "features"
 
 
 def describe(samples: Samples) -> dict[str, Any]:

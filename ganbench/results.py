@@ -53,11 +53,12 @@ class Measurement:
 class Result:
     """One evaluation with everything that somebody else needs to get the same figures.
 
-    fake, reference, held_out: where the images came from, how many, and their fingerprints. real: the measurements of
-    real images. recipe: name, version, SHA-256 of its file; overrides: what the command line changed of it.
+    fake (None where only representations were measured), reference, held_out: where the images came from, how many,
+    and their fingerprints. real: the measurements of real images. recipe: name, version, SHA-256 of its file;
+    overrides: what the command line changed of it.
     """
 
-    fake: dict[str, Any]
+    fake: dict[str, Any] | None
     reference: dict[str, Any] | None
     measurements: list[Measurement]
     held_out: dict[str, Any] | None = None

@@ -146,7 +146,13 @@ class ACGAN(GAN):
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Images of the classes `y`; without them the classes are drawn uniformly."""
         c = torch.randint(self.num_classes, (n,), generator=generator) if y is None else y
-        return self.G(self.sample_latent(n, generator).to(self.device), self.one_hot(c.to(self.device)))
+        return self.generate(self.sample_latent(n, generator).to(self.device), c.to(self.device))
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z, c)"""
+        if y is None:
+            raise ValueError("AC-GAN needs labels")
+        return self.G(z, self.one_hot(y))
 
     def classify(self, x: Tensor) -> Tensor:
         """Class logits of D, N x K."""

@@ -189,7 +189,11 @@ class DCGAN(GAN):
         """Images of the classes `y`; a conditional model without them draws classes uniformly."""
         if self.num_classes and y is None:
             y = torch.randint(self.num_classes, (n,), generator=generator).to(self.device)
-        return self.G(self.sample_latent(n, generator).to(self.device), self.one_hot(y))
+        return self.generate(self.sample_latent(n, generator).to(self.device), y)
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z), or G(z, y) of the conditional model."""
+        return self.G(z, self.one_hot(y))
 
     def discriminator_features(self, x: Tensor) -> Tensor:
         """All of D's convolutional maps, max-pooled to 4 x 4 and flattened (Section 5.1). Of models without labels."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from ganbench import evaluation, registry
 from ganbench.errors import UserError
 from ganbench.evaluation import evaluate, metric_name, parse_metrics
+from ganbench.feature_store import FeatureStore
 from ganbench.features import FeatureExtractor, Features
 from ganbench.metrics import Inputs, Side
 from ganbench.sources import Samples
@@ -42,7 +43,9 @@ def run(metrics, extractor=None, fake=None, reference=None, held_out=None, **opt
     extractor = extractor or Means()
     requests = parse_metrics(metrics, "inception-v3")
     fake = fake or samples(30, 1)
-    return evaluate(requests, {"inception-v3": extractor}, fake, reference, held_out, CPU, **options)
+    of_store = {k: options.pop(k) for k in ("batch_size", "progress", "folder", "say") if k in options}
+    store = FeatureStore({"inception-v3": extractor}, CPU, **of_store)
+    return evaluate(requests, store, fake, reference, held_out, **options)
 
 
 # --- Names
@@ -210,7 +213,7 @@ def test_progress_names_the_set_and_the_extractor():
         return lambda n: told.append(n)
 
     run(["fid"], None, samples(30, 1), samples(20, 2), batch_size=16, progress=progress)
-    assert told == [("inception-v3, samples", 30), 16, 14, ("inception-v3, reference", 20), 16, 4]
+    assert told == [("inception-v3, reference", 20), 16, 4, ("inception-v3, samples", 30), 16, 14]
 
 
 # --- No value, and why

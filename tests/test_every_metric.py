@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ganbench import evaluation, registry
-from ganbench.metrics import Inputs, Protocol, Side, Unavailable
+from ganbench.metrics.contract import NEEDS, Inputs, Protocol, Side, Unavailable
 
 PROTOCOLS = list(evaluation.protocols().values())
 CLASSES = 5
@@ -78,8 +78,8 @@ def test_a_protocol_says_what_it_is(protocol):
     assert protocol.summary.strip(" .") == protocol.summary != ""
     assert re.search(r"\b(19|20)\d\d\b", protocol.source), "a source has a year"
     assert protocol.direction in ("lower", "higher", "none")
-    assert protocol.needs <= {"features", "logits", "labels"}
-    assert protocol.real_row in ("held_out", "reference")
+    assert protocol.needs <= NEEDS
+    assert protocol.real_row in ("held_out", "reference", "none")
 
 
 @every()
@@ -149,7 +149,7 @@ def test_the_reals_themselves_are_the_best_fakes(protocol):
     assert value.value == pytest.approx(ITSELF[protocol.stem], abs=1e-12)
 
 
-@every([p for p in PROTOCOLS if "labels" in p.needs])
+@every([p for p in PROTOCOLS if "fake.labels" in p.needs])
 def test_without_labels_it_is_unavailable(protocol):
     s = side(50, 2)
     with pytest.raises(Unavailable, match="no labels"):
@@ -158,7 +158,8 @@ def test_without_labels_it_is_unavailable(protocol):
 
 @pytest.mark.parametrize(
     ("protocol", "which"),
-    [(p, "fake") for p in PROTOCOLS if p.needs_extractor] + [(p, "real") for p in PROTOCOLS if "features" in p.needs],
+    [(p, "fake") for p in PROTOCOLS if p.needs_extractor]
+    + [(p, "real") for p in PROTOCOLS if "real.features" in p.needs],
     ids=lambda x: getattr(x, "stem", x),
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -169,7 +170,7 @@ def test_what_is_not_finite_makes_it_unavailable(protocol, which, bad):
         measure(protocol, **{which: s})
 
 
-@every([p for p in PROTOCOLS if "features" in p.needs])
+@every([p for p in PROTOCOLS if "real.features" in p.needs])
 def test_features_of_different_lengths_make_it_unavailable(protocol):
     with pytest.raises(Unavailable, match="8 features of real images and 6 of fake ones"):
         measure(protocol, fake=side(50, 2, d=6))
@@ -211,7 +212,7 @@ def test_rows_that_come_twice_have_a_finite_value(protocol):
     measure(protocol, rows(side(30, 1), torch.arange(60) % 30), twice)
 
 
-@every([p for p in PROTOCOLS if "features" in p.needs])
+@every([p for p in PROTOCOLS if "real.features" in p.needs])
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_features_of_any_scale_and_fewer_images_than_features_have_a_finite_value(protocol, scale):
     real, fake = side(12, 1, d=100), side(11, 2, d=100)

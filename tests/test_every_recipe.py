@@ -59,7 +59,7 @@ def test_its_metrics_are_known_and_name_their_network(recipe):
 def test_metrics_that_need_labels_have_a_model_with_classes(recipe):
     model = checkpoint.make_model(recipe.model.name, recipe.model.args, recipe.name)
     for r in evaluation.parse_metrics(recipe.evaluate.metrics, "pixels"):
-        assert "labels" not in r.protocol.needs or model.num_classes, r.name
+        assert "fake.labels" not in r.protocol.needs or model.num_classes, r.name
 
 
 def test_it_says_where_it_deviates_and_cites_its_paper(recipe):

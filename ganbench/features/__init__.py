@@ -28,8 +28,9 @@ class Features:
 class FeatureExtractor(nn.Module):
     """The contract. A subclass sets the fields below and writes `forward`.
 
-    `forward(images)` takes uint8 N x 1|3 x H x W and returns `Features` of the batch. `weights` is a file, or None
-    for the published ones (bundled, cached or downloaded). `download` says whether the network may be used for that.
+    `forward(images)` takes N x 1|3 x H x W, uint8 or float32 in the same units (0 to 255, for images that differ by
+    less than a level), and returns `Features` of the batch. `weights` is a file, or None for the published ones
+    (bundled, cached or downloaded). `download` says whether the network may be used for that.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,10 @@ class FeatureExtractor(nn.Module):
     def title(self) -> str:
         """The name for metrics and tables: `name` with the published weights, else `name@<8 digits of the hash>`."""
         return self.name if self.official else f"{self.name}@{self.sha256[:8]}"
+
+    def batch_size(self, device: torch.device, shape: torch.Size) -> int:
+        """Images of N x C x H x W to take at a time where the user did not say: small on the CPU, whose cache is."""
+        return 16 if device.type == "cpu" else 256
 
     def describe(self) -> dict[str, Any]:
         """What goes into a result, so that somebody else can use the same network."""
@@ -65,17 +70,19 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
 
 @torch.inference_mode()
 def extract(
-    extractor: FeatureExtractor, images: Tensor, batch_size: int, device: torch.device,
+    extractor: FeatureExtractor, images: Tensor, batch_size: int | None, device: torch.device,
     advance: Callable[[int], None] | None = None,
 ) -> Features:  # fmt: skip
-    """One pass over uint8 images N x C x H x W; features and logits come back on the CPU, float32, in the same order.
+    """One pass over images N x C x H x W; features and logits come back on the CPU, float32, in the same order.
 
-    `advance` is called with the size of each batch that is done (for a progress bar).
+    The images are uint8, or float32 in 0..255. `batch_size` None leaves it to the extractor. `advance` is called with
+    the size of each batch that is done (for a progress bar).
     """
-    check(images)
+    if images.dtype != torch.float32:
+        check(images)
     extractor = extractor.to(device)
     parts = []
-    for batch in images.split(batch_size):
+    for batch in images.split(batch_size or extractor.batch_size(device, images.shape)):
         out = extractor(batch.to(device))
         parts.append(Features(out.features.float().cpu(), None if out.logits is None else out.logits.float().cpu()))
         if advance:

@@ -142,6 +142,21 @@ def train_classifier(
         raise UserError(f"the classifier needs square images, and those of '{dataset}' are {width}x{height}.")
     if n < recipe.batch_size:
         raise UserError(f"the classifier needs at least {recipe.batch_size} images, and '{dataset}' has {n}.")
+    average = _train(images, labels, classes, recipe, advance)
+    meta = {"dataset": dataset, "channels": channels, "size": width, "classes": list(classes),
+            "training": asdict(recipe)}  # fmt: skip
+    # Half precision on disk only: half the size, and the same answers (the features move by 1e-3 relative).
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in average.state_dict().items()}
+    with atomic_path(out) as part:
+        save_file(state, part, metadata={"small_cnn": json.dumps(meta)})
+    return average
+
+
+def _train(
+    images: Tensor, labels: Tensor, classes: tuple[str, ...], recipe: Training,
+    advance: Callable[[str], None] | None = None,
+) -> SmallCNN:  # fmt: skip
+    n, channels, _, width = images.shape
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     net = SmallCNN.__new__(SmallCNN)
@@ -169,11 +184,23 @@ def train_classifier(
                 a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
             if advance:
                 advance(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.3f}" if step % 50 == 0 else "")
-
-    meta = {"dataset": dataset, "channels": channels, "size": width, "classes": list(classes),
-            "training": asdict(recipe)}  # fmt: skip
-    # Half precision on disk only: half the size, and the same answers (the features move by 1e-3 relative).
-    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in average.state_dict().items()}
-    with atomic_path(out) as part:
-        save_file(state, part, metadata={"small_cnn": json.dumps(meta)})
     return average.eval()
+
+
+@torch.inference_mode(False)
+def fit_classifier(images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Train a SmallCNN on uint8 images N x C x S x S and int64 labels, and return it as images -> logits N x K.
+
+    The recipe is the bundled classifier's. Raises ValueError for images that are not square or fewer than a batch.
+    """
+    if images.shape[2] != images.shape[3] or len(images) < TRAINING.batch_size:
+        raise ValueError(f"a classifier is fitted to {TRAINING.batch_size} square images or more, not {images.shape}")
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        net = _train(images, labels, classes, TRAINING)
+
+    @torch.inference_mode()
+    def predict(x: Tensor) -> Tensor:
+        return torch.cat([net(batch).logits for batch in x.split(500)])
+
+    return predict

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_logits
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -52,7 +52,7 @@ PROTOCOLS = [
         source="Odena et al. 2017, arXiv:1610.09585, Sec. 4.1",
         direction="higher",
         compute=_compute,
-        needs=frozenset({"logits", "labels"}),
+        needs=frozenset({"fake.logits", "fake.labels"}),
         resolutions=lower_resolutions,
     )
 ]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
 
 ENOUGH = 10_000  # below this FID's bias is large enough to reorder models
 CHUNK = 8192  # rows at a time, to bound the memory
@@ -106,7 +106,7 @@ def _protocol(num: int | None) -> Protocol:
         source="Heusel et al. 2017, arXiv:1706.08500, Eq. 6",
         direction="lower",
         compute=_compute,
-        needs=frozenset({"features"}),
+        needs=frozenset({"real.features", "fake.features"}),
         published=(f"fid{suffix}", "inception-v3"),
         num=num,
     )

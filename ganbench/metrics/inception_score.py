@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
 
 SPLITS = 10
 SHUFFLE_SEED = 2020  # torch-fidelity's; part of the protocol, so that one set of samples has one score
@@ -56,7 +56,7 @@ PROTOCOLS = [
         source="Salimans et al. 2016, arXiv:1606.03498, Sec. 4",
         direction="higher",
         compute=_compute,
-        needs=frozenset({"logits"}),
+        needs=frozenset({"fake.logits"}),
         published=("inception_score", "inception-v3"),
     )
 ]

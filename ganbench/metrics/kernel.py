@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
 
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 2020
 
@@ -82,7 +82,7 @@ PROTOCOLS = [
         source="Bińkowski et al. 2018, arXiv:1801.01401, Sec. 4",
         direction="lower",
         compute=_compute,
-        needs=frozenset({"features"}),
+        needs=frozenset({"real.features", "fake.features"}),
         published=("kid", "inception-v3"),
     )
 ]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
 
 PR_K, DC_K = 3, 5
 
@@ -109,7 +109,7 @@ def coverage(n: Neighbourhoods) -> Tensor:
 def _protocol(formula: Callable[[Neighbourhoods], Tensor], k: int, closed: bool, source: str, over: str) -> Protocol:
     def compute(inputs: Inputs) -> list[Value]:
         real, fake = require_features(inputs)
-        n = inputs.share(f"neighbourhoods of {k}", lambda: neighbourhoods(real, fake, k, closed))
+        n = inputs.share(f"neighbourhoods of {k}", lambda: neighbourhoods(real.double(), fake.double(), k, closed))
         values = formula(n)
         # As for a proportion: a share of 0 or 1 is not certain.
         error = math.sqrt((values.var().item() * (len(values) - 1) + 1) / len(values)) / math.sqrt(len(values))
@@ -126,7 +126,7 @@ def _protocol(formula: Callable[[Neighbourhoods], Tensor], k: int, closed: bool,
         source=source,
         direction="higher",
         compute=compute,
-        needs=frozenset({"features"}),
+        needs=frozenset({"real.features", "fake.features"}),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
@@ -115,7 +115,7 @@ PROTOCOLS = [
         source="Odena et al. 2017, arXiv:1610.09585, Sec. 4.2",
         direction="none",
         compute=_within_classes,
-        needs=frozenset({"labels"}),
+        needs=frozenset({"fake.images", "fake.labels"}),
     ),
     Protocol(
         stem="ms_ssim_all",

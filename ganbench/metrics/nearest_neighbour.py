@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
 
 
 def nearest(queries: Tensor, points: Tensor, chunk: int = 500) -> Tensor:
@@ -50,7 +50,7 @@ PROTOCOLS = [
         source="Radford et al. 2016, arXiv:1511.06434, appendix",
         direction="lower",
         compute=_compute,
-        needs=frozenset({"labels"}),
+        needs=frozenset({"fake.images", "fake.labels", "held_out.images", "held_out.labels"}),
         real_row="reference",
     )
 ]

@@ -1,0 +1,62 @@
+"""Several processes under torchrun: who does what, and how their rows come together in the first one.
+
+Without torchrun there is one process, rank 0 of 1, and none of this does anything.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> None:
+    """Join the other processes if torchrun started several. Rows are gathered on the CPU, so gloo serves everywhere."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+
+
+def stop() -> None:
+    """Leave the others, if there are any."""
+    if _together():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number; 0 does the arithmetic and speaks."""
+    return dist.get_rank() if _together() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _together() else 1
+
+
+def decide(choice: bool) -> bool:
+    """What rank 0 has chosen, in every process."""
+    if not _together():
+        return choice
+    flag = torch.tensor([int(choice)])
+    dist.broadcast(flag, src=0)
+    return bool(flag.item())
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Rows of all processes, in the order of their ranks, in rank 0; elsewhere what came in. The counts may differ."""
+    if not _together():
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)]))
+    most = max(int(c) for c in counts)
+    padded = torch.zeros(most, *rows.shape[1:], dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
+    dist.gather(padded, parts, dst=0)
+    if parts is None:
+        return rows
+    return torch.cat([part[: int(c)] for part, c in zip(parts, counts, strict=True)])
