@@ -60,7 +60,7 @@ class FeatureStore:
             self._lasting.add(id(samples))
 
     def features(self, samples: Samples, name: str, side: int = 0) -> Features:
-        """Features and logits of a set, reduced to `side` pixels (0: as it is). Of several processes, rank 0 has them."""
+        """Features and logits of a set, reduced to `side` pixels (0: as it is); only rank 0 has them in the end."""
         key = (id(samples), name, side)
         if key not in self._memory:
             path = self._path(samples, name, side)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ganbench import evaluation, registry
-from ganbench.metrics.contract import NEEDS, Inputs, Protocol, Side, Unavailable
+from ganbench.metrics.contract import NEEDS, Inputs, Model, Protocol, Side, Unavailable
 
 PROTOCOLS = list(evaluation.protocols().values())
 CLASSES = 5
@@ -49,9 +49,36 @@ def rows(s, order):
     return Side(s.images[order], s.labels[order], s.features[order], s.logits[order], at)
 
 
+def matrix(rows, columns):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(5)) / rows**0.5
+
+
+def embed(images):
+    features = (images.flatten(1).float() / 255 @ matrix(28 * 28, 8)).relu()
+    return features, features[:, :CLASSES]
+
+
+def fit(images, labels):
+    """A classifier by the nearest class mean."""
+    means = torch.stack([images[labels == c].float().flatten(1).mean(0) for c in range(int(labels.max()) + 1)])
+    return lambda x: -torch.cdist(x.float().flatten(1), means)
+
+
+def generate(z, y):
+    return (z @ matrix(4, 28 * 28) + (0 if y is None else y[:, None] / CLASSES)).tanh().view(-1, 1, 28, 28)
+
+
+MODEL = Model(
+    "test", CLASSES, {"gamma": 0.5}, sample_latent=lambda n, g: torch.randn(n, 4, generator=g), generate=generate,
+    encode=lambda x: x.flatten(1).float() / 255 @ matrix(28 * 28, 4), reconstruct=lambda x: x.float() / 255 - 0.5,
+    classify=lambda x: embed(x)[1],
+)  # fmt: skip
+
+
 def measure(protocol, real=None, fake=None, held_out=None):
     real, fake = real or side(60, 1), fake or side(50, 2)
-    inputs = Inputs(real, fake, held_out or side(40, 3), torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(0)
+    inputs = Inputs(real, fake, held_out or side(40, 3), g, model=MODEL, embed=embed, fit=fit)
     values = protocol.compute(inputs)
     assert values
     for v in values:
@@ -158,8 +185,12 @@ def test_without_labels_it_is_unavailable(protocol):
 
 @pytest.mark.parametrize(
     ("protocol", "which"),
-    [(p, "fake") for p in PROTOCOLS if p.needs_extractor]
-    + [(p, "real") for p in PROTOCOLS if "real.features" in p.needs],
+    [
+        (p, which)
+        for p in PROTOCOLS
+        for which in ("real", "fake", "held_out")
+        if {f"{which}.features", f"{which}.logits"} & p.needs
+    ],
     ids=lambda x: getattr(x, "stem", x),
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
