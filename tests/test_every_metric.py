@@ -134,8 +134,8 @@ def test_a_value_is_finite_with_its_uncertainty_and_counts(protocol):
     for v in measure(protocol):
         assert v.uncertainty is not None
         assert v.uncertainty.over
-        assert v.n_fake == 50
-        assert v.n_real in (0, 40, 60)
+        assert v.n_fake == 50 or not protocol.needs_side("fake")
+        assert v.n_real in (0, 40, 60) or protocol.asks_model
 
 
 @every()
