@@ -50,8 +50,15 @@ class Commands(click.Group):
 
 
 def _fail(message: str) -> NoReturn:
+    if not _first():  # the same mistake in every process is said once
+        sys.exit(2)
     click.echo(f"ganbench: error: {' '.join(message.split())}", err=True)
     sys.exit(2)
+
+
+def _first() -> bool:
+    """True in the process that speaks: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,7 +229,10 @@ def evaluate(
     num: int | None, batch_size: int | None, extractor: str | None, weights: tuple[str, ...], resolutions: str | None,
     seed: int, device: str | None, no_cache: bool, as_json: bool, out: Path | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Measure a checkpoint's samples, or any images."""
+    """Measure a checkpoint's samples, or any images.
+
+    Under torchrun the processes share the extraction of features: torchrun --nproc-per-node 2 -m ganbench evaluate ...
+    """
     if (ckpt is not None and images is not None) or (ckpt is None and images is None and reference is None):
         raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
     if model is not None and ckpt is None:
@@ -246,14 +256,18 @@ def evaluate(
     if out is not None:
         require_writable(out, "--out")
 
-    from ganbench import evaluation_run, tables
+    from ganbench import distributed, evaluation_run, tables
     from ganbench.progress import Reporter
 
-    reporter = Reporter(quiet)
+    distributed.start()
+    reporter = Reporter(quiet or not _first())
     request = evaluation_run.Request(
         model, ckpt, images, reference, names, num, batch_size, extractor, files, sides, seed, device, no_cache
     )
     result = evaluation_run.run(request, reporter)
+    distributed.stop()
+    if not _first():
+        return
     if out is not None:
         from ganbench import results
 

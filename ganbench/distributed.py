@@ -46,6 +46,33 @@ def decide(choice: bool) -> bool:
     return bool(flag.item())
 
 
+def first(text: str | None) -> str | None:
+    """The text of the first process that has one, in every process: what went wrong in one is known to all."""
+    if not _together():
+        return text
+    texts: list[str | None] = [None] * world_size()
+    dist.all_gather_object(texts, text)
+    return next((t for t in texts if t is not None), None)
+
+
+def all_gather(rows: Tensor) -> Tensor:
+    """Rows of all processes, in the order of their ranks, in each of them. The counts may differ.
+
+    A process without rows may have them of any shape.
+    """
+    if not _together():
+        return rows
+    shapes: list[tuple[int, ...]] = [()] * world_size()
+    dist.all_gather_object(shapes, tuple(rows.shape))
+    shape = next((s[1:] for s in shapes if s[0]), tuple(rows.shape[1:]))
+    padded = torch.zeros(max(s[0] for s in shapes), *shape, dtype=rows.dtype)
+    if len(rows):
+        padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: s[0]] for part, s in zip(parts, shapes, strict=True)])
+
+
 def gather(rows: Tensor) -> Tensor:
     """Rows of all processes, in the order of their ranks, in rank 0; elsewhere what came in. The counts may differ."""
     if not _together():

@@ -4,6 +4,7 @@ A run lies in `<out>/runs/<recipe>/<run>/`; whatever of it is there already is n
 """
 
 import dataclasses
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -47,7 +48,12 @@ def run_folder(out: Path, recipe: Recipe, seed: int, overrides: dict[str, Any]) 
 def choose_device(name: str | None) -> torch.device:
     """The device of that name; for None the accelerator if there is one, else the CPU. UserError if it is not there."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Under torchrun each process has an accelerator of its own.
+        return (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # 'meta' has no values
