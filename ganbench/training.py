@@ -11,6 +11,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -36,6 +38,14 @@ GRID_COLUMNS = 10
 
 class TrainingFailed(Exception):
     """The run cannot go on (losses or weights are not finite). The last good checkpoint is untouched."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop (Ctrl-C, SIGTERM), and it has saved where it was."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"interrupted at step {step:,}, which is saved")
+        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,16 @@ def train(
     """Train a recipe to its end in `folder`, going on from `state.pt` if there is one; `fresh` empties it first.
 
     `advance(step, text)` is called after each step. Raises UserError where recipe and data do not fit, or another
-    process works in the folder, and TrainingFailed where losses or weights are not finite.
+    process works in the folder, TrainingFailed where losses or weights are not finite, and Interrupted, after saving,
+    where SIGINT or SIGTERM asked for an end.
     """
     torch.manual_seed(seed)
     gan = new_model(recipe, data)  # what does not fit is said before anything is written or thrown away
     with _lock(folder):
         if fresh:
             _empty(folder)
-        return _train(gan, recipe, data, folder, seed, device, commit, advance or (lambda step, text: None))
+        with _asked_to_stop() as asked:
+            return _train(gan, recipe, data, folder, seed, device, commit, advance or (lambda step, text: None), asked)
 
 
 def _train(
@@ -92,6 +104,7 @@ def _train(
     device: torch.device,
     commit: str,
     advance: Callable[[int, str], None],
+    asked: list[int],
 ) -> Trained:
     gan = gan.to(device).train()
     optimizers = gan.optimizers()
@@ -172,6 +185,9 @@ def _train(
             save(step)
             saved_at = time.monotonic()
         advance(step, text)
+        if asked and step < steps:
+            save(step)
+            raise Interrupted(asked[0], step)
     if start < steps or not (folder / CHECKPOINT).exists():
         save(steps)
         seconds += time.monotonic() - began
@@ -259,6 +275,28 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Signals that asked for an end: taken between two steps, so that nothing is half done. The second ends at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there alone
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

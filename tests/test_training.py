@@ -200,6 +200,32 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(ganbench, place):
     assert [*run.glob(".*.part")] == []
 
 
+STOPPED = KILLED.replace("signal.SIGKILL", "getattr(signal, sys.argv[2])").replace("0.02", "1000")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_run_that_is_asked_to_stop_saves_where_it_is_and_goes_on_from_there(ganbench, place, name, code):
+    (place / "stopped.py").write_text(STOPPED)
+    done = process("stopped.py", "stopped", name, cwd=place)
+    assert (done.code, done.out) == (code, "")
+    assert done.err == "ganbench: interrupted at step 41, which is saved; the same command goes on from there\n"
+    run = place / "stopped/runs/dcgan-digits/seed0-steps=80"
+    assert torch.load(run / STATE, weights_only=True)["step"] == 41
+
+    args = "reproduce", "dcgan-digits", "--steps", "80", "--device", "cpu"
+    whole, resumed = (ganbench(*args, "--out", out) for out in ("whole", "stopped"))
+    other = place / "whole/runs/dcgan-digits/seed0-steps=80"
+    assert same(run / CHECKPOINT, other / CHECKPOINT)
+    assert log_of(run) == log_of(other)
+    assert whole.out == resumed.out
+
+
+def test_signals_are_as_before_after_a_run(recipe, data, place):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    train(recipe, data, place / "a", 0, CPU)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_a_log_that_is_ahead_of_the_state_is_cut(recipe, data, place, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
     with pytest.raises(Stopped):
