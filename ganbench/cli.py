@@ -1,6 +1,6 @@
 """The command line: stdout is the answer, stderr is progress and warnings.
 
-Exit codes: 0 done, 1 a check or a training failed, 2 a user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 a check or a training failed, 2 a user's mistake, 130 or 143 interrupted.
 
 Heavy modules are imported inside the commands, so that `--help` and `list` return at once.
 """
@@ -22,10 +22,15 @@ from ganbench.recipes import MAX_SEED
 FILE = click.Path(dir_okay=False, path_type=Path)
 METRIC_NAMES = (
     "Those over a network's features take its name: fd_mnist-cnn. The published ones over inception-v3 are fid, "
-    "fid50k_full, fid10k_full, fid5k_full, kid, inception_score."
+    "fid50k_full, fid10k_full, fid5k_full, fid_inf, intra_fid, kid, inception_score, inception_score_1split."
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SEED = click.IntRange(0, MAX_SEED)
+SOURCES = (
+    "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable, or a generator in FILE.onnx or FILE.pt "
+    "(TorchScript: loading it runs the code in it)"
+)
+PRIORS = ("normal", "uniform", "uniform_0_1", "unit")
 
 
 class Commands(click.Group):
@@ -149,7 +154,7 @@ def reproduce(
     from ganbench.progress import Reporter
     from ganbench.reproduction import GRID, choose_device, reproduce, write_table
     from ganbench.results import RESULT
-    from ganbench.training import CHECKPOINT, TrainingFailed
+    from ganbench.training import CHECKPOINT, Interrupted, TrainingFailed
 
     reporter, where = Reporter(quiet), choose_device(device)
     try:
@@ -157,6 +162,9 @@ def reproduce(
     except TrainingFailed as error:
         click.echo(f"ganbench: training failed: {error}", err=True)
         sys.exit(1)
+    except Interrupted as stop:
+        click.echo(f"ganbench: {stop}; the same command goes on from there", err=True)
+        sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         click.echo("ganbench: interrupted; the same command goes on from the last checkpoint", err=True)
         sys.exit(130)
@@ -200,13 +208,51 @@ def _words(text: str | None, option: str) -> list[str] | None:
     return words
 
 
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for how images are read, where the source does not say itself."""
+    for option in reversed([
+        click.option("--resize", metavar="SIDE:METHOD", help="Bring every image of all sets to SIDE x SIDE pixels: "
+                     "SIDE:METHOD stretches, SIDE:crop-METHOD cuts the square in the centre first. METHOD: "
+                     "pil-bicubic, pil-bilinear, pil-lanczos or box, as Pillow does it on 8 bits."),
+        click.option("--image-labels", type=FILE, metavar="FILE.csv",
+                     help="Labels of a folder's or zip's files: columns file,label."),
+        click.option("--latent", metavar="D", help="Size of a generator's z, or its shape, as in 100x1x1. "
+                     "Default: what its file says (z_size of TorchScript, the input's shape of ONNX)."),
+        click.option("--prior", type=click.Choice(PRIORS), help="What a generator's z is drawn from; uniform is "
+                     "of -1 to 1. Default: what its file says (z_type), else normal."),
+        click.option("--classes", type=click.IntRange(min=1), help="How many classes a conditional generator has. "
+                     "Default: what its file says (num_classes)."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _weights(items: tuple[str, ...]) -> dict[str, Path]:
+    """Files by extractor, from EXTRACTOR=FILE."""
+    files = {}
+    for item in items:
+        name, _, file = item.partition("=")
+        if not file or name not in registry.names("extractors"):
+            raise UserError(
+                f"--weights {item}: write EXTRACTOR=FILE, with one of {', '.join(registry.names('extractors'))}."
+            )
+        files[name] = Path(file)
+    return files
+
+
 @main.command()
 @click.option("--model", help="The reference model of --ckpt (`ganbench list models`).")
 @click.option("--ckpt", type=FILE, help="A checkpoint (.safetensors) to draw samples from.")
-@click.option("--images", help="Or images: a folder, FILE.zip, FILE.npz, NAME[:split], module:callable.")
+@click.option("--images", help=f"Or images: {SOURCES}.")
 @click.option(
     "--reference",
-    help="Real images to compare with: NAME[:split] or any source. Default: the checkpoint's training set.",
+    help="Real images to compare with: NAME[:split], a folder, FILE.zip or FILE.npz. Default: the checkpoint's "
+    "training set.",
+)
+@click.option("--reference-labels", type=FILE, metavar="FILE.csv", help="As --image-labels, of the reference.")
+@reading
+@click.option(
+    "--held-out", help="Real images that are not in the reference, to test on. Default: the other split of its set."
 )
 @click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
 @click.option("--num", type=click.IntRange(min=1), help="How many images. Default: 10,000 of a checkpoint, else all.")
@@ -225,30 +271,22 @@ def _words(text: str | None, option: str) -> list[str] | None:
 @click.option("--out", type=FILE, help="Also write the result to this file, as JSON.")
 @common
 def evaluate(
-    model: str | None, ckpt: Path | None, images: str | None, reference: str | None, metrics: str | None,
-    num: int | None, batch_size: int | None, extractor: str | None, weights: tuple[str, ...], resolutions: str | None,
-    seed: int, device: str | None, no_cache: bool, as_json: bool, out: Path | None, quiet: bool,
+    metrics: str | None, weights: tuple[str, ...], resolutions: str | None, as_json: bool, out: Path | None,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure a checkpoint's samples, or any images.
 
     Under torchrun the processes share the extraction of features: torchrun --nproc-per-node 2 -m ganbench evaluate ...
     """
-    if (ckpt is not None and images is not None) or (ckpt is None and images is None and reference is None):
+    ckpt, images, model = options["ckpt"], options["images"], options["model"]
+    if (ckpt is not None and images is not None) or (ckpt is None and images is None and options["reference"] is None):
         raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
     if model is not None and ckpt is None:
         raise UserError(f"--model {model} needs --ckpt FILE.")
-    if model is not None:
-        registry.require("models", model)
-    if extractor is not None:
-        registry.require("extractors", extractor)
-    files = {}
-    for item in weights:
-        name, _, file = item.partition("=")
-        if not file or name not in registry.names("extractors"):
-            raise UserError(
-                f"--weights {item}: write EXTRACTOR=FILE, with one of {', '.join(registry.names('extractors'))}."
-            )
-        files[name] = Path(file)
+    for kind in ("model", "extractor"):
+        if options[kind] is not None:
+            registry.require(kind + "s", options[kind])
+    options["weights"] = _weights(weights)
     sides = tuple(_whole_numbers(resolutions, "--resolutions")) if resolutions else None
     if sides and min(sides) < 1:
         raise UserError("--resolutions must be at least 1.")
@@ -261,9 +299,7 @@ def evaluate(
 
     distributed.start()
     reporter = Reporter(quiet or not _first())
-    request = evaluation_run.Request(
-        model, ckpt, images, reference, names, num, batch_size, extractor, files, sides, seed, device, no_cache
-    )
+    request = evaluation_run.Request(metrics=names, resolutions=sides, **options)
     result = evaluation_run.run(request, reporter)
     distributed.stop()
     if not _first():
@@ -338,6 +374,55 @@ def sample(
         with atomic_path(out) as part, open(part, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         click.echo(str(out))
+
+
+@main.command()
+@click.argument("source")
+@click.option(
+    "--extractor", default="inception-v3", show_default=True, help="The network (`ganbench list extractors`)."
+)
+@click.option("--weights", multiple=True, metavar="EXTRACTOR=FILE", help="Its weights, instead of the published ones.")
+@click.option("--out", type=FILE, required=True, help="The npz to write.")
+@click.option("--with-images", is_flag=True, help="Also arr_0, uint8 N x H x W x C, and arr_1, labels.")
+@click.option("--num", type=click.IntRange(min=1), help="How many images, drawn under --seed. Default: all.")
+@reading
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of the extractor. Default: 16 on the CPU, else 256.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of samples and of draws.")
+@click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
+@common
+def statistics(
+    source: str, extractor: str, weights: tuple[str, ...], out: Path, with_images: bool, num: int | None,
+    resize: str | None, image_labels: Path | None, latent: str | None, prior: str | None, classes: int | None,
+    batch_size: int | None, seed: int, device: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Write the moments of a set's features, to an npz.
+
+    mu and sigma (float64, N - 1), and with them n, extractor and sha256. Such a file can be the --reference of
+    Fréchet distances in place of its images.
+    """
+    registry.require("extractors", extractor)
+    files = _weights(weights)
+    if unused := [name for name in files if name != extractor]:
+        raise UserError(f"--weights {unused[0]}=...: the extractor is {extractor}.")
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: the file must end with .npz.")
+    require_writable(out, "--out")
+
+    from ganbench import resizing, sources, statistics
+    from ganbench.progress import Reporter
+    from ganbench.reproduction import choose_device
+
+    reporter, where = Reporter(quiet), choose_device(device)
+    options = sources.Options(
+        labels_file=image_labels, resize=None if resize is None else resizing.parse(resize),
+        latent=None if latent is None else sources.parse_latent(latent), prior=prior, classes=classes, device=where,
+        progress=reporter.progress,
+    )  # fmt: skip
+    samples = sources.open_source(source, num, seed, options=options)
+    statistics.write(
+        samples, source, extractor, files.get(extractor), out, with_images, batch_size, where, reporter.progress
+    )
+    click.echo(str(out))
 
 
 def _classes(text: str, known: int) -> list[int]:

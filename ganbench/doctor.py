@@ -55,6 +55,10 @@ def report() -> Iterator[str]:
     yield _line(BUNDLED.exists(), "mnist-cnn", "bundled")
     yield _line(True, "pixels", "needs nothing")
 
+    kept = list((root / "features").glob("*.safetensors"))
+    size = sum(p.stat().st_size for p in kept) / 2**20
+    yield f"\nfeatures of reference sets: {len(kept)} files, {size:,.0f} MiB in {root / 'features'} (may be deleted)"
+
 
 def _devices() -> Iterator[str]:
     import torch

@@ -102,7 +102,9 @@ def evaluate(
     Raises UserError where channels differ between the sets.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
-        if fake is not None and other is not None and other.images.shape[1] != fake.images.shape[1]:
+        if fake is None or other is None or not len(other.images):  # moments have no channels
+            continue
+        if other.images.shape[1] != fake.images.shape[1]:
             a, b = fake.images.shape[1], other.images.shape[1]
             raise UserError(
                 f"the images have {a} channel{'s' * (a > 1)} and {what} {b}: convert one to the other's kind first."
@@ -200,6 +202,8 @@ class _Bench:
         p, name = request.protocol, request.extractor
         out, logits_at = Features(torch.empty(0)), {}
         kept: MutableMapping[str, dict[str, Tensor]] = {}
+        if which == "real" and samples.moments is not None and not len(samples.images):
+            return self.by_moments(request, samples)
         if name is not None and {f"{which}.features", f"{which}.logits"} & p.needs:
             out, kept = self.store.features(samples, name), self.store.kept(samples, name)
             if which == "fake" and p.resolutions and out.logits is not None:
@@ -209,6 +213,20 @@ class _Bench:
                     logits_at[r] = at
         features = out.features if len(out.features) else None
         return Side(samples.images, samples.labels, features, out.logits, logits_at, kept)
+
+    def by_moments(self, request: Request, samples: Samples) -> Side:
+        """A reference whose images we have not, but the mean and covariance of their features over Inception-v3."""
+        moments, about = samples.moments or {}, samples.origin.get("moments", {})
+        if not request.protocol.by_moments:
+            raise Unavailable("the reference is a file of moments: it serves Fréchet distances alone")
+        extractor = self.store.extractors[request.extractor or ""]
+        name, sha256 = about.get("extractor") or "inception-v3", about.get("sha256")
+        if name != extractor.name or (sha256 or "") not in ("", extractor.sha256):
+            raise Unavailable(f"the reference is a file of moments over {name}, not over {extractor.title}")
+        if not sha256 and not extractor.official:  # others write no hash, and mean the published weights
+            raise Unavailable(f"the reference is a file of moments over the published {name}, not {extractor.title}")
+        kept = {"n": torch.tensor(int(about.get("n") or 0)), "mean": moments["mu"], "cov": moments["sigma"]}
+        return Side(samples.images, kept={"moments/1": kept})
 
     def require_model(self, p: Protocol) -> None:
         """Raise Unavailable, in words, where the protocol asks the model for what it has not."""

@@ -4,7 +4,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganbench import checkpoint, datasets, evaluation, registry, results, sources
+import torch
+
+from ganbench import checkpoint, datasets, evaluation, registry, resizing, results, sources
 from ganbench.errors import UserError
 from ganbench.feature_store import FeatureStore
 from ganbench.metrics import Protocol
@@ -44,6 +46,31 @@ class Request:
     seed: int
     device: str | None
     no_cache: bool = False
+    resize: str | None = None
+    image_labels: Path | None = None
+    reference_labels: Path | None = None
+    latent: str | None = None
+    prior: str | None = None
+    classes: int | None = None
+    held_out: str | None = None
+
+    def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
+        """How --images and --reference are read. Raises UserError for an option that has nothing to read."""
+        resize = None if self.resize is None else resizing.parse(self.resize)
+        latent = None if self.latent is None else sources.parse_latent(self.latent)
+        images = sources.Options(
+            labels_file=self.image_labels, resize=resize, latent=latent, prior=self.prior, classes=self.classes,
+            device=device, progress=reporter.progress,
+        )  # fmt: skip
+        given = images.of_a_generator() or ("--image-labels" if self.image_labels else "")
+        if given and self.images is None:
+            raise UserError(f"{given} says how --images SOURCE is read: give that.")
+        if self.reference_labels and self.reference is None:
+            raise UserError("--reference-labels says how --reference SOURCE is read: give that.")
+        reference = sources.Options(
+            labels_file=self.reference_labels, labels_option="--reference-labels", resize=resize, moments_alone=True
+        )
+        return images, reference
 
 
 def needs_images(protocol: Protocol) -> bool:
@@ -56,6 +83,7 @@ def run(request: Request, reporter: Reporter) -> Result:
     began = time.monotonic()
     results.git_commit()  # of the code that runs, not of what the checkout becomes meanwhile
     device = choose_device(request.device)
+    of_images, of_reference = request.reading(device, reporter)
     training = None
     gan = meta = None
     reference_text = request.reference
@@ -74,28 +102,39 @@ def run(request: Request, reporter: Reporter) -> Result:
     reference = held_out = None
     if reference_text is not None:
         try:
-            reference, held_out = load_reference(reference_text)
+            reference, held_out = load_reference(reference_text, of_reference)
         except UserError as error:
             if request.reference is not None:
                 raise
             raise UserError(
                 f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
             ) from error
+    if request.held_out is not None:
+        if reference is None:
+            raise UserError("--held-out is beside --reference: give that too.")
+        held_out = sources.aligned(sources.open_source(request.held_out, options=of_reference), reference)
+        if not len(held_out.images):
+            raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
     if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
         raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
     # What the user named is opened before weights are downloaded, and these before samples are drawn.
-    fake = None if request.images is None else sources.open_source(request.images, request.num, request.seed)
+    fake = None
+    if request.images is not None:
+        fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
+        fake = fake if reference is None else sources.aligned(fake, reference)
     extractors = make_extractors(requests, request.weights)
     if gan is not None and meta is not None:
         num = request.num or NUM
         with reporter.task(f"sample {num:,}", num) as task:
-            fake = sources.generate(gan, num, request.seed, device, advance=task.advance)
+            made = sources.generate(gan, num, request.seed, device, advance=task.advance)
+        fake = sources.resized(made, of_images.resize)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     for samples, what in (
         (fake, request.images and f"--images '{request.images}'"),
         (reference, f"--reference '{reference_text}'"),
     ):
-        if samples is not None and len(samples.images) < 2:
+        alone = samples is not None and samples.moments is not None and not len(samples.images)
+        if samples is not None and len(samples.images) < 2 and not alone:
             raise UserError(f"{what or '--num 1'} is one image: a metric needs a set of at least two.")
     if fake is not None and request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
         raise UserError(
@@ -128,10 +167,15 @@ def default_metrics(extractor: str) -> list[str]:
     return [f"fd_{extractor}", f"kd_{extractor}", "ms_ssim"] + ([] if extractor == "pixels" else ["discriminability"])
 
 
-def load_reference(text: str) -> tuple[Samples, Samples | None]:
+def load_reference(text: str, options: sources.Options) -> tuple[Samples, Samples | None]:
     """The reference, and the other split of the same set for the row of real data where there is one."""
+    if Path(text).suffix.lower() in sources.GENERATORS:
+        raise UserError(f"--reference '{text}': a generator makes no reference, which is a fixed set of images.")
     name = text.partition(":")[0]
-    if name in registry.names("datasets"):
+    if name in registry.names("datasets") and options.labels_file is None:
         data = datasets.load(text)
-        return sources.from_dataset(data), held_out_of(data)
-    return sources.open_source(text), None
+        held_out = held_out_of(data)
+        return sources.resized(sources.from_dataset(data), options.resize), (
+            held_out and sources.resized(held_out, options.resize)
+        )
+    return sources.open_source(text, options=options), None

@@ -5,10 +5,13 @@ import json
 import pickle
 import shutil
 import struct
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -534,6 +537,319 @@ def test_a_callable_without_num_asks_for_it(refuses):
 def test_a_module_that_fails_on_import_is_refused_with_its_error(refuses, place):
     (place / "broken_of_the_test.py").write_text("1 +")
     refuses(["broken_of_the_test", "SyntaxError"], *images("broken_of_the_test:f"), "--num", "3")
+
+
+# --- Generators in files ---
+
+
+class Net(torch.nn.Module):
+    """Latents N x 4 to images; what it returns and says can be chosen."""
+
+    def __init__(self, kind: str = "tanh"):
+        super().__init__()
+        self.kind = kind
+        self.linear = torch.nn.Linear(4, 64)
+
+    def forward(self, z):
+        x = self.linear(z).view(-1, 1, 8, 8)
+        if self.kind == "above":
+            return torch.sigmoid(x)
+        if self.kind == "levels":
+            return 255 * torch.sigmoid(x) - 1
+        if self.kind == "nan":
+            return x / 0 - x / 0
+        if self.kind == "int":
+            return x.int()
+        if self.kind == "flat":
+            return x.flatten(1)
+        if self.kind == "last":
+            return x.permute(0, 2, 3, 1).repeat(1, 1, 1, 3)
+        if self.kind == "few":
+            return x[1:]
+        return torch.tanh(x)
+
+
+class Pair(Net):
+    def forward(self, z):
+        return self.linear(z), z
+
+
+class Knows(Net):
+    z_size: int
+    num_classes: int
+
+    def __init__(self):
+        super().__init__()
+        self.z_size, self.num_classes = 4, 3
+
+
+class Takes(Net):
+    def forward(self, z, y):
+        return torch.tanh(self.linear(z)).view(-1, 1, 8, 8) * y.float().view(-1, 1, 1, 1)
+
+
+class TakesMore(Net):
+    def forward(self, z, y, truncation: float):
+        return torch.tanh(self.linear(z)).view(-1, 1, 8, 8)
+
+
+class Nothing(Net):
+    def forward(self):
+        return self.linear.weight
+
+
+def scripted(path, module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(module), path)
+
+
+def generator(file, *options):
+    return *images(file), "--num", "20", *options
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "words"),
+    [
+        (Net("above"), ["--latent", "4"], ["floats of", "-1 to 1", "uint8"]),
+        (Net("levels"), ["--latent", "4"], ["floats of", "-1 to 1", "uint8"]),
+        (Net("nan"), ["--latent", "4"], ["NaN"]),
+        (Net("int"), ["--latent", "4"], ["uint8, or floats", "int32"]),
+        (Net("flat"), ["--latent", "4"], ["N x 1|3 x H x W", "(20, 64)"]),
+        (Net("last"), ["--latent", "4"], ["N x 1|3 x H x W", "(20, 8, 8, 3)"]),
+        (Net("few"), ["--latent", "4"], ["asked for 20", "(19, 1, 8, 8)"]),
+        (Pair(), ["--latent", "4"], ["one tensor", "tuple"]),
+        (Net(), [], ["does not say the size of its latents", "--latent"]),
+        (Net(), ["--latent", "5"], ["(20, 5)", "20x5"]),
+        (Net(), ["--latent", "4", "--classes", "3"], ["--classes 3", "takes no labels"]),
+        (Knows(), ["--latent", "5"], ["--latent 5", "says 4"]),
+        (Takes(), ["--latent", "4"], ["how many classes", "--classes"]),
+        (TakesMore(), ["--latent", "4"], ["takes z, y, truncation"]),
+        (Nothing(), ["--latent", "4"], ["takes nothing"]),
+        (Knows(), ["--prior", "gauss"], ["--prior", "uniform_0_1"]),
+        (Knows(), ["--classes", "0"], ["--classes"]),
+        (Knows(), ["--latent", "0"], ["--latent '0'", "100x1x1"]),
+        (Knows(), ["--latent", "4x"], ["--latent '4x'"]),
+        (Knows(), ["--latent", ""], ["--latent ''"]),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else type(v).__name__,
+)
+def test_a_generator_that_cannot_be_used_is_named_with_the_reason(refuses, place, module, options, words):
+    scripted(place / "g.pt", module)
+    named = ["g.pt"] if not options or (options[0] == "--latent" and options[1] in ("4", "5")) else []
+    refuses([*named, *words], *generator("g.pt", *options))
+
+
+def test_a_generator_needs_a_number_and_is_no_reference(refuses, place):
+    scripted(place / "g.pt", Knows())
+    refuses(["g.pt", "--num"], *images("g.pt"))
+    refuses(["--reference 'g.pt'", "generator"], "evaluate", "--images", "digits", "--reference", "g.pt")
+    refuses(["gone.pt", "no such file"], *generator("gone.pt"))
+    refuses(["gone.onnx", "no such file"], *generator("gone.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["zip format", "plain pickle", "posing as TorchScript"])
+@pytest.mark.parametrize("suffix", ["pt", "ts", "torchscript"])
+def test_a_pickle_given_as_a_generator_is_refused_and_does_not_run(refuses, place, kind, suffix):
+    file, bomb = place / f"evil.{suffix}", pickle.dumps(Malicious())
+    if kind == "zip format":
+        torch.save({"evil": Malicious()}, file)
+    elif kind == "plain pickle":
+        file.write_bytes(bomb)
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in ("data.pkl", "constants.pkl", "version"):
+                archive.writestr(f"evil/{name}", b"3" if name == "version" else bomb)
+    words = ["cannot be loaded"] if kind.startswith("posing") else ["refused", "torch.jit.save", "run code"]
+    refuses([file.name, *words], *generator(file.name))
+    assert not (place / "sentinel").exists()
+
+
+def test_a_state_dict_and_a_cut_torchscript_are_refused(refuses, place):
+    torch.save(tiny_dcgan().state_dict(), place / "state.pt")
+    refuses(["state.pt", "no TorchScript", "--ckpt"], *generator("state.pt"))
+    scripted(place / "g.pt", Knows())
+    data = (place / "g.pt").read_bytes()
+    for keep in (0, 100, len(data) // 2, len(data) - 10):
+        (place / "cut.pt").write_bytes(data[:keep])
+        refuses(["cut.pt", "refused"], *generator("cut.pt"))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" * 50])
+def test_an_onnx_file_that_is_none_is_refused(refuses, place, content):
+    (place / "g.onnx").write_bytes(content)
+    refuses(["g.onnx", "cannot be loaded as ONNX"], *generator("g.onnx"))
+
+
+def onnx_file(path, *inputs):
+    """A graph that returns its first input."""
+    made = [onnx.helper.make_tensor_value_info(f"in{i}", kind, shape) for i, (kind, shape) in enumerate(inputs)]
+    kind, shape = inputs[0]
+    out = onnx.helper.make_tensor_value_info("out", kind, shape)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["in0"], ["out"])], "g", made, [out])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "words"),
+    [
+        ([(INT64, ["n", 4])], [], ["latents of floats", "in0 tensor(int64)"]),
+        ([(FLOAT, ["n"])], [], ["latents of floats", "in0"]),
+        ([(FLOAT, ["n", 4])] * 3, [], ["latents of floats", "in2"]),
+        ([(FLOAT, ["n", 4]), (FLOAT, ["n", 10])], [], ["labels as N whole numbers", "in1"]),
+        ([(FLOAT, ["n", 4]), (INT64, ["n"])], [], ["how many classes", "--classes"]),
+        ([(FLOAT, ["n", 4])], ["--classes", "3"], ["takes no labels"]),
+        ([(FLOAT, ["n", 4])], ["--latent", "5"], ["--latent 5", "says 4"]),
+        ([(FLOAT, ["n", "d"])], [], ["size of its latents", "--latent"]),
+        ([(FLOAT, ["n", 4])], [], ["N x 1|3 x H x W", "(20, 4)"]),
+    ],
+    ids=lambda v: " ".join(v) if v and isinstance(v[0], str) else None,
+)
+def test_an_onnx_graph_that_is_no_generator_is_named_with_the_reason(refuses, place, inputs, options, words):
+    onnx_file(place / "g.onnx", *inputs)
+    refuses(["g.onnx", *words], *generator("g.onnx", *options))
+
+
+def test_without_onnx_runtime_the_extra_that_brings_it_is_named(refuses, place, monkeypatch):
+    onnx_file(place / "g.onnx", (FLOAT, ["n", 4]))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refuses(["g.onnx", "not installed", "ganbench[onnx]"], *generator("g.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        (["--latent", "'digits' is none"], ["--images", "digits", "--latent", "4"]),
+        (["--prior", "'images' is none"], ["--images", "images", "--prior", "normal"]),
+        (["--classes", "'x:y' is none"], ["--images", "x:y", "--num", "3", "--classes", "3"]),
+        (["--latent", "--images"], ["--ckpt", "tiny.safetensors", "--latent", "4"]),
+        (["--image-labels", "--images"], ["--ckpt", "tiny.safetensors", "--image-labels", "l.csv"]),
+        (["--image-labels", "'digits' is neither"], ["--images", "digits", "--image-labels", "l.csv"]),
+        (["--image-labels", "'a.npz' is neither"], ["--images", "a.npz", "--image-labels", "l.csv"]),
+        (
+            ["--reference-labels", "'digits' is neither"],
+            ["--images", "digits", "--reference", "digits", "--reference-labels", "l.csv"],
+        ),
+        (["--reference-labels", "--reference"], ["--images", "digits", "--reference-labels", "l.csv"]),
+        (["--resize '8'", "SIDE:METHOD", "pil-bicubic"], ["--images", "digits", "--resize", "8"]),
+        (["--resize '0:box'", "1 to"], ["--images", "digits", "--resize", "0:box"]),
+        (["--resize '8:bicubic'", "pil-bicubic"], ["--images", "digits", "--resize", "8:bicubic"]),
+        (["--resize '8:crop'"], ["--images", "digits", "--resize", "8:crop"]),
+        (["--resize '-8:box'"], ["--images", "digits", "--resize=-8:box"]),
+        (["--resize '99999:box'"], ["--images", "digits", "--resize", "99999:box"]),
+        (["--resize ''"], ["--images", "digits", "--resize", ""]),
+    ],
+    ids=lambda value: " ".join(value)[:70],
+)
+def test_an_option_of_another_kind_of_source_is_named(refuses, ckpt, folder, words, args):
+    refuses(words, "evaluate", *args, "--metrics", "fd_pixels")
+
+
+# --- Labels in a CSV ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["file,label"]),
+        ("00.png,1\n", ["file,label"]),
+        ("file,class\n00.png,1\n", ["file,label"]),
+        ("file,label\n", ["no label", "00.png and 11 more"]),
+        ("{all}00.png,2\n", ["line 14", "00.png is listed twice"]),
+        ("{all}./00.png,2\n", ["line 14", "00.png is listed twice"]),
+        ("{all}x.png,2\n", ["labels x.png", "does not hold"]),
+        ("{all}y.png,2\nx.png,2\n", ["labels x.png and 1 more"]),
+        ("{most}", ["no label for 11.png in images"]),
+        ("{most}11.png\n", ["line 13", "no file and its label"]),
+        ("{most}11.png,\n", ["line 13", "no file and its label"]),
+        ("{most}11.png,1,2\n", ["line 13", "no file and its label"]),
+        ("{most}11.png,-1\n", ["line 13", "'-1'", "whole number"]),
+        ("{most}11.png,1.0\n", ["line 13", "'1.0'", "whole number"]),
+        ('{most}"11.png,1\n', ["no CSV"]),
+    ],
+)
+def test_labels_that_do_not_fit_the_files_are_named(refuses, folder, place, text, words):
+    most = "file,label\n" + "".join(f"{i:02}.png,{i}\n" for i in range(11))
+    (place / "l.csv").write_text(text.format(most=most, all=most + "11.png,11\n"))
+    refuses(["l.csv", *words], *images(folder.name), "--image-labels", "l.csv")
+
+
+def test_labels_that_cannot_be_read_are_named(refuses, folder, place):
+    refuses(["gone.csv", "No such file"], *images(folder.name), "--image-labels", "gone.csv")
+    (place / "l.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
+    refuses(["l.csv", "UTF-8"], *images(folder.name), "--image-labels", "l.csv")
+    refuses(["l.csv", "UTF-8"], "evaluate", "--images", "digits", "--reference", folder.name, "--reference-labels",
+            "l.csv", "--metrics", "fd_pixels")  # fmt: skip
+
+
+def test_resizing_does_not_hide_that_images_are_of_two_kinds(refuses, folder):
+    write_png(folder / "07.png", np.zeros((9, 8, 3), np.uint8))
+    refuses(["07.png", "3 channels", "00.png", "Convert"], *images(folder), "--resize", "8:box")
+
+
+# --- Moments ---
+
+
+def square(value):
+    return {"mu": np.zeros(3), "sigma": value}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": np.zeros(3)}, ["'mu' and 'sigma' belong together"]),
+        ({"sigma": np.eye(3)}, ["'mu' and 'sigma' belong together"]),
+        ({**square(np.eye(3)), "mu_s": np.zeros(3)}, ["'mu_s' and 'sigma_s' belong together"]),
+        ({"mu_s": np.zeros(3), "sigma_s": np.eye(3)}, ["'mu_s' and no 'mu'"]),
+        (square(np.eye(4)), ["(3,)", "(4, 4)"]),
+        (square(np.zeros(3)), ["(3,)", "d x d"]),
+        ({"mu": np.zeros((1, 3)), "sigma": np.eye(3)}, ["(1, 3)"]),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, ["(0,)"]),
+        (square(np.eye(3, dtype=int)), ["floats", "int64"]),
+        (square(np.eye(3) * np.nan), ["not finite"]),
+        ({"mu": np.array([0, np.inf, 0]), "sigma": np.eye(3)}, ["not finite"]),
+        (square(np.triu(np.ones((3, 3)))), ["not symmetric"]),
+        (square(-np.eye(3)), ["negative variance"]),
+        (square(np.array([[None] * 3] * 3)), ["cannot be read as npz"]),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+@pytest.mark.parametrize("beside", [True, False], ids=["beside images", "alone"])
+def test_moments_that_are_none_are_refused(refuses, place, arrays, words, beside):
+    pictures = {"arr_0": np.zeros((4, 8, 8, 3), np.uint8)} if beside else {}
+    np.savez(place / "m.npz", **arrays, **pictures)
+    refuses(["m.npz", *words], "evaluate", "--images", "digits", "--reference", "m.npz", "--metrics", "fd_inception-v3")
+
+
+def test_moments_alone_are_no_images(refuses, place):
+    np.savez(place / "m.npz", **square(np.eye(3)))
+    refuses(["m.npz", "moments and no images", "--reference"], *images("m.npz"))
+    refuses(["m.npz", "moments and no images"], "statistics", "m.npz", "--out", "s.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        (["unknown extractor 'pixel'", "Did you mean 'pixels'?"], ["digits", "--extractor", "pixel"]),
+        (["--weights small-cnn=", "pixels"], ["digits", "--extractor", "pixels", "--weights", "small-cnn=x"]),
+        (["--weights pixels", "EXTRACTOR=FILE"], ["digits", "--weights", "pixels"]),
+        (["gone"], ["gone", "--extractor", "pixels"]),
+        (["'one'", "one image"], ["one", "--extractor", "pixels"]),
+        (["'digits:test' has 500 images"], ["digits:test", "--num", "501", "--extractor", "pixels"]),
+        (["inception-v3", "offline"], ["digits"]),
+        (["--out s.txt", ".npz"], ["digits", "--extractor", "pixels", "--out", "s.txt"]),
+        (["one/0.png"], ["digits", "--extractor", "pixels", "--out", "one/0.png/s.npz"]),
+        (["--resize '8'"], ["digits", "--extractor", "pixels", "--resize", "8"]),
+        (["Missing argument 'SOURCE'"], []),
+    ],
+    ids=lambda value: " ".join(value)[:70],
+)
+def test_statistics_that_cannot_be_made_leave_no_file(refuses, place, words, args):
+    write_png(place / "one" / "0.png", np.zeros((8, 8), np.uint8))
+    refuses(words, "statistics", *args, *([] if "--out" in args else ["--out", "s.npz"]))
 
 
 # --- Weights and data that are not there ---

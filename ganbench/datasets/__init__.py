@@ -71,12 +71,10 @@ def load(spec: str, split: str | None = None) -> Dataset:
     """
     name, _, rest = spec.partition(":")
     if name == "folder":
-        from ganbench.datasets.folder import image_folder
+        from ganbench.datasets.folder import folder_and_split, image_folder
 
-        path, _, chosen = rest.rpartition(":") if ":" in rest and not Path(rest).exists() else (rest, "", "")
-        if not path:
-            raise UserError(f"'{spec}' names no folder: write folder:PATH.")
-        return image_folder(Path(path), chosen or split)
+        path, chosen = folder_and_split(rest)
+        return image_folder(path, chosen or split)
     return registry.load("datasets", name)(rest or split or "train", data_root(), not offline())
 
 

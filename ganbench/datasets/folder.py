@@ -1,6 +1,9 @@
-"""A folder of images: class folders become labels, a flat folder has none."""
+"""A folder of images: class folders become labels, a flat folder has none unless a CSV file brings them."""
 
-from pathlib import Path
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -8,16 +11,30 @@ from torch import Tensor
 from ganbench.datasets import Dataset, unknown_split
 from ganbench.errors import UserError
 from ganbench.images import SUFFIXES, decode
+from ganbench.resizing import Resize
 
 SPLITS = ("train", "val", "valid", "test")
 MAX_CLASSES = 100_000  # larger numbers are identifiers, not labels
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def image_folder(path: Path, split: str | None = None) -> Dataset:
+def folder_and_split(text: str) -> tuple[Path, str | None]:
+    """What follows `folder:`, a path or PATH:split, taken apart; a path that exists is one, whatever it contains."""
+    path, _, split = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
+    if not path:
+        raise UserError(f"'folder:{text}' names no folder: write folder:PATH.")
+    return Path(path), split or None
+
+
+def image_folder(
+    path: Path, split: str | None = None, resize: Resize | None = None, labels_file: Path | None = None
+) -> Dataset:
     """`path/*.png` (no labels), `path/CLASS/*.png`, or either below `path/train`, `path/test`, ... (splits).
 
     The set is named after the folder. Classes are the sorted folder names; where all of them are whole numbers, those
-    numbers are the labels. Files are taken in the order of their paths.
+    numbers are the labels. Files are taken in the order of their paths. resize: done to each image. labels_file: a CSV
+    (`read_labels`) that labels the files instead of the class folders, with names relative to the folder that they
+    are read from.
     Raises UserError for a folder without images, images of different sizes or channels, or a broken file (named).
     """
     if not path.is_dir():
@@ -39,7 +56,11 @@ def image_folder(path: Path, split: str | None = None) -> Dataset:
     )
     if not files:
         raise UserError(f"{path} holds no images (looked for {', '.join(SUFFIXES)}).")
-    images = read_files(files)
+    if labels_file is not None:
+        names = [f.relative_to(path).as_posix() for f in files]
+        labels, classes = read_labels(labels_file, names, str(path))
+        return Dataset(name, split, read_files(files, resize), labels, classes)
+    images = read_files(files, resize)
     parents = [f.relative_to(path).parts[0] if len(f.relative_to(path).parts) > 1 else None for f in files]
     if None in parents:
         if any(parents):
@@ -67,16 +88,58 @@ def labels_of(class_names: list[str]) -> tuple[Tensor, tuple[str, ...]]:
     return torch.tensor([index[c] for c in class_names]), classes
 
 
-def read_files(files: list[Path]) -> Tensor:
-    """Decode image files of one size into uint8 N x C x H x W.
+def read_labels(file: Path, names: Sequence[str], where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels (int64) and class names of the files `names` in `where`, from a CSV with the columns `file` and `label`.
+
+    Labels are whole numbers from 0 on, taken as they are, or names, whose place in sorted order is the label.
+    Raises UserError that names the file and the line, or the images that are missing, unknown or listed twice.
+    """
+    label_of: dict[str, str] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            table = csv.DictReader(stream, strict=True)
+            if not {"file", "label"} <= set(table.fieldnames or ()):
+                raise UserError(f"{file} must begin with a line that names the columns: file,label.")
+            for row in table:
+                if None in row or not row["file"] or not (row["label"] or "").strip():
+                    raise UserError(f"{file}, line {table.line_num}: this is no file and its label.")
+                name, label = PurePosixPath(row["file"]).as_posix(), row["label"].strip()
+                if name in label_of:
+                    raise UserError(f"{file}, line {table.line_num}: {name} is listed twice.")
+                if NUMBER.fullmatch(label) and not label.isdecimal():
+                    raise UserError(
+                        f"{file}, line {table.line_num}: the label '{label}' of {name} must be a whole number from 0 "
+                        "on, or a name."
+                    )
+                label_of[name] = label
+    except OSError as error:
+        raise UserError(f"cannot read the labels {file}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} is no CSV in UTF-8 ({error}).") from error
+    if without := [n for n in names if n not in label_of]:
+        raise UserError(f"{file} has no label for {_some(without)} in {where}.")
+    if unknown := sorted(set(label_of) - set(names)):
+        raise UserError(f"{file} labels {_some(unknown)}, which {where} does not hold.")
+    return labels_of([label_of[n] for n in names])
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+
+
+def read_files(files: list[Path], resize: Resize | None = None) -> Tensor:
+    """Decode image files of one size, or brought to one by `resize`, into uint8 N x C x H x W.
 
     Raises UserError naming the first file that is broken or differs from the first in size or channels.
     """
-    first = decode(files[0], str(files[0]))
-    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+    images = torch.empty(0, dtype=torch.uint8)
     for i, file in enumerate(files):
         image = decode(file, str(file))
-        require_same_shape(image, first, str(file), str(files[0]))
+        if resize is not None:
+            image = resize(image)
+        if i == 0:
+            images = torch.empty(len(files), *image.shape, dtype=torch.uint8)
+        require_same_shape(image, images[0], str(file), str(files[0]))
         images[i] = image
     return images
 
@@ -88,7 +151,8 @@ def require_same_shape(image: Tensor, first: Tensor, name: str, first_name: str)
         def size(t: Tensor) -> str:
             return f"{t.shape[2]}x{t.shape[1]} with {t.shape[0]} channel{'s' if t.shape[0] > 1 else ''}"
 
+        remedy = "Convert them first." if len(image) != len(first) else "Resize them, or have it done by --resize."
         raise UserError(
             f"{name} is {size(image)} but {first_name} is {size(first)}: a metric needs images of one size and kind. "
-            "Resize or convert them first."
+            + remedy
         )
