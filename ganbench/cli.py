@@ -540,6 +540,24 @@ def compare(a: Path, b: Path, quiet: bool) -> None:
     click.echo(tables.render(cells, columns=("metric", "a", "b", "b - a", "verdict")), nl=False)
 
 
+@main.command()
+@click.argument("result", type=FILE)
+@click.option("--out", type=FILE, required=True, help="The PNG to write.")
+@common
+def figures(result: Path, out: Path, quiet: bool) -> None:
+    """Draw AC-GAN's analysis of a result.
+
+    Accuracy by resolution, classes that gain by it, diversity of classes, and one against the other: of a result with
+    discriminability, gaining_classes, diverse_classes and accuracy_diversity_correlation. Needs ganbench[figures].
+    """
+    require_writable(out, "--out")
+    from ganbench import results
+    from ganbench.figures import acgan_figures
+
+    acgan_figures(results.load(result), out)
+    click.echo(str(out))
+
+
 @main.command("train-classifier")
 @click.argument("data")
 @click.option("--out", type=FILE, required=True, help="The safetensors file to write.")

@@ -5,7 +5,7 @@ takes the default extractor. With other weights than the published ones `fid` be
 """
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -138,6 +138,7 @@ class _Bench:
         self.store, self.reference, self.held_out = store, reference, held_out
         self.seed, self.resolutions, self.model = seed, resolutions, model
         self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
+        self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
 
     def measure(self, request: Request, of: Samples | None, real: bool = False) -> list[Measurement]:
         """The values of one protocol with `of` as the fake images, or one measurement with the reason for none."""
@@ -194,8 +195,15 @@ class _Bench:
             embed = store.embed(request.extractor)
         return Inputs(
             real_side, fake_side, held_out if p.needs_side("held_out") else None,
-            torch.Generator().manual_seed(self.seed), shared, self.model, embed, fit_classifier,
+            torch.Generator().manual_seed(self.seed), shared, self.model, embed, self.fit,
         )  # fmt: skip
+
+    def fit(self, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """A classifier trained on these images, once however many protocols and rows ask for it."""
+        key = (id(images), id(labels))
+        if key not in self.classifiers:
+            self.classifiers[key] = fit_classifier(images, labels)
+        return self.classifiers[key]
 
     def side(self, request: Request, which: str, samples: Samples) -> Side:
         """One set with the features and logits that the protocol names."""

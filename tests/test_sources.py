@@ -605,3 +605,21 @@ def test_sample_s_npz_is_read_back_whatever_the_model(ganbench, place):
     made = sources.open_source("a.npz")
     assert made.images.shape == (12, 1, 8, 8)
     assert made.moments is None
+
+
+@pytest.mark.parametrize("images", ["digits:test", "colour.npz"])
+def test_a_file_of_statistics_is_a_reference_with_the_value_of_its_images(ganbench, place, images):
+    rng = np.random.default_rng(0)
+    for name in ("colour", "other"):
+        np.savez(f"{name}.npz", arr_0=rng.integers(0, 256, (90, 8, 8, 3), dtype=np.uint8))
+    reference = "other.npz" if images == "colour.npz" else "digits:train"
+    assert ganbench("statistics", reference, "--extractor", "mnist-cnn", "--out", "s.npz").code == 0
+    values = []
+    for source in (reference, "s.npz"):
+        done = ganbench("evaluate", "--images", images, "--reference", source, "--metrics", "fd_mnist-cnn", "--json")
+        assert done.code == 0, done.err
+        values.append(json.loads(done.out)["measurements"][0]["value"])
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    done = ganbench("evaluate", "--images", images, "--reference", "s.npz", "--metrics", "fd_pixels,kd_mnist-cnn")
+    assert done.code == 0
+    assert done.out.count("unavailable") >= 2

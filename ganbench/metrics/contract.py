@@ -135,6 +135,7 @@ class Protocol:
     published: (name, extractor) of the published protocol, if the stem over that extractor is one.
     num: exact count of fake images that the protocol demands, or None.
     resolutions: sides to which fake images are also reduced, from their own side: `fake.logits_at`.
+    by_moments: True if mean and covariance of the real features serve in their place: `real.kept["moments/1"]`.
     real_row: which real set plays `fake` in the row of real data; 'none' where that makes no sense.
     """
 
@@ -149,6 +150,7 @@ class Protocol:
     num: int | None = None
     resolutions: Callable[[int], tuple[int, ...]] | None = None
     real_row: Literal["held_out", "reference", "none"] = "held_out"
+    by_moments: bool = False
 
     @property
     def needs_extractor(self) -> bool:

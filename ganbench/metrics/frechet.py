@@ -6,95 +6,476 @@ Heusel et al. (2017), "GANs Trained by a Two Time-Scale Update Rule ...", arXiv:
 are unbiased (N - 1), sums in float64. Agrees with torch-fidelity and pytorch-fid on the same features. Range
 [0, inf), lower is better. Biased upwards by roughly 1/N: compare only at equal counts.
 
-With S = R'R on either side, the trace of the root is the sum of the singular values of R_r R_f': no covariance is
-squared, so that singular ones (fewer images than features, constant pixels) lose no digits.
+With S = R'R on either side, the trace of the root is the sum of the singular values of R_r R_f'. R is the centred
+features themselves where there are fewer images than features, so that singular covariances lose no digits and small
+sets are small problems; else it is the Cholesky factor, and the singular values come from the eigenvalues of
+R_r S_f R_r'. That squares them: what it can cost is bounded, and where it matters (a set beside its like) they are
+taken without squaring.
 
 The standard error is the delta method's: the distance is a smooth function of the moments, so to first order it is a
 mean over samples of an influence, whose variance is estimated from the same samples. With T the optimal transport map
 from fake to real, the influence of a fake x is 2 (mu_f - mu_r)'(x - mu_f) + (x - mu_f)'(I - T)(x - mu_f), and that of
 a real one is its mirror image. With R_r R_f' = U s V', T is W'W for W = s^(-1/2) U' R_r, and s^(-1/2) V' R_f the other
-way round.
+way round. It knows nothing of the bias, which at few images is larger than itself.
+
+In a training loop, in memory that does not grow with the number of images:
+
+    reference, samples = moments(real_features), MomentsAccumulator()
+    for batch in batches: samples.update(extract(batch))
+    fid = frechet_distance_from_moments(reference, samples.moments())
+
+Two distances are made of this one. `intra_fd` is its mean over classes, Miyato and Koyama (2018), "cGANs with
+Projection Discriminator", arXiv:1802.05637, Section 4. `fd_inf` is what it tends to as the generated images become
+many, Chong and Forsyth (2020), "Effectively Unbiased FID and Inception Score and where to find them",
+arXiv:1911.07023, Section 4: the intercept of a line through 15 distances over 1/n, of random subsets of n = 5,000 up to
+all. It is not cut off at 0: an estimate without bias is slightly negative at times. The bias that the reference has
+stays in it, and so does what the line misses where subsets have hardly more images than features.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import (
+    Inputs,
+    Protocol,
+    Side,
+    Unavailable,
+    Uncertainty,
+    Value,
+    features_of,
+    require_features,
+    require_labels,
+)
+
+Array = NDArray[Any]  # float64
 
 ENOUGH = 10_000  # below this FID's bias is large enough to reorder models
-CHUNK = 8192  # rows at a time, to bound the memory
+CHUNK = 2048  # rows at a time, to bound the memory
+MOST = 10_000  # rows that the variance of the influence is estimated from: it is known to 1 % by then
+SMALL = 512  # up to so many dimensions everything is done in full precision: it costs nothing
+LOSS = 1e-8  # relative error of the distance up to which squared singular values are good enough
+INF_POINTS, INF_START = 15, 5000
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (d) and unbiased covariance of n samples, the latter as its root R (min(n, d) x d): R'R. float64."""
+    """n samples (0: not known): their mean (d) and unbiased covariance (d x d), float64."""
 
     n: int
     mean: Tensor
-    root: Tensor
+    cov: Tensor
+
+
+class MomentsAccumulator:
+    """Moments of rows that come in any number of batches, in memory of d x d, whatever their number.
+
+    Each chunk is centred on its own mean and joined to what came before by the pairwise update of Chan, Golub and
+    LeVeque (1979): no digits are lost where the mean is far from 0 or moves on the way.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0  # rows that are folded in
+        self._waiting = 0  # rows in the buffer
+        self._mean: Array = np.empty(0)
+        self._scatter: Array = np.empty((0, 0))
+        self._buffer: Array = np.empty((0, 0))
+
+    def __len__(self) -> int:
+        return self.n + self._waiting
+
+    def update(self, rows: Tensor) -> None:
+        """Take in N x d rows, of any floating type and device. Raises ValueError where d is not what it was."""
+        if rows.ndim != 2 or (len(self._mean) and rows.shape[1] != len(self._mean)):
+            raise ValueError(f"rows of {len(self._mean) or 'd'} features are expected, not {tuple(rows.shape)}")
+        if not len(self._mean):
+            self._start(rows.shape[1])
+        rows = rows.detach()
+        while len(rows):
+            take = min(CHUNK - self._waiting, len(rows))
+            into = torch.from_numpy(self._buffer)[self._waiting : self._waiting + take]
+            into.copy_(rows[:take])
+            self._waiting, rows = self._waiting + take, rows[take:]
+            if self._waiting == CHUNK:
+                self._fold()
+
+    def merge(self, other: "MomentsAccumulator") -> None:
+        """Take in all that another one has seen (of another process, say); that one stays as it is."""
+        if not len(other):
+            return
+        other._fold()
+        if not len(self._mean):
+            self._start(len(other._mean))
+        if len(self._mean) != len(other._mean):
+            raise ValueError(f"rows of {len(self._mean)} features are expected, not {len(other._mean)}")
+        self._fold()
+        self._scatter += other._scatter
+        self._join(other.n, other._mean, self._buffer[:0])
+
+    def moments(self) -> Moments:
+        """What came in so far; more may follow. Raises Unavailable for fewer than two rows."""
+        if len(self) < 2:
+            raise Unavailable(f"a covariance needs at least 2 images, not {len(self)}")
+        self._fold()
+        cov = np.tril(self._scatter)
+        cov += np.tril(cov, -1).T
+        cov /= self.n - 1
+        return Moments(self.n, torch.from_numpy(self._mean.copy()), torch.from_numpy(np.ascontiguousarray(cov)))
+
+    def _start(self, d: int) -> None:
+        self._mean = np.zeros(d)
+        self._scatter = np.zeros((d, d), order="F")  # sums of squares about the mean, lower triangle
+        self._buffer = np.empty((CHUNK + 1, d))  # one more, for the shift between two means
+
+    def _fold(self) -> None:
+        if not self._waiting:
+            return
+        rows = self._buffer[: self._waiting]
+        mean = rows.mean(0)
+        rows -= mean
+        count, self._waiting = self._waiting, 0
+        self._join(count, mean, rows)
+
+    def _join(self, count: int, mean: Array, rows: Array) -> None:
+        """Add `count` samples by their mean, and centred rows whose squares are not yet in the scatter."""
+        from scipy.linalg.blas import dsyrk
+
+        total = self.n + count
+        shift = mean - self._mean
+        rows = self._buffer[: len(rows) + 1]
+        rows[-1] = math.sqrt(self.n * count / total) * shift
+        self._scatter = dsyrk(1.0, rows.T, beta=1.0, c=self._scatter, lower=1, overwrite_c=1)
+        self._mean += shift * (count / total)
+        self.n = total
 
 
 def moments(features: Tensor) -> Moments:
     """Moments of N x d features. Raises Unavailable for fewer than two samples."""
-    if len(features) < 2:
-        raise Unavailable(f"a covariance needs at least 2 images, not {len(features)}")
-    x = features.double()
-    n, mean = len(x), x.mean(0)
-    root = x[:0]
-    for rows in x.split(CHUNK):
-        root = torch.linalg.qr(torch.cat([root, rows - mean]), mode="r").R
-    return Moments(n, mean, root / math.sqrt(n - 1))
+    accumulator = MomentsAccumulator()
+    accumulator.update(features)
+    return accumulator.moments()
 
 
-def _singular_values(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, s, V' with m = U s V'; from m m', which is several times faster, while squaring leaves enough digits."""
-    squares, u = torch.linalg.eigh(m @ m.T)
-    if squares[0] > 1e-12 * squares[-1]:
-        s = squares.sqrt()
-        return u, s, (u / s).T @ m
-    return torch.linalg.svd(m, full_matrices=False)
-
-
-def frechet_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """The squared Fréchet distance of N x d and M x d features, and its standard error over the samples of both.
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """The squared Fréchet distance of N x d and M x d features, in [0, inf).
 
     Identical sets give 0 to within 1e-12 of their total variance. Raises Unavailable for fewer than two samples.
     """
-    m_real, m_fake = moments(real), moments(fake)
-    u, s, vt = _singular_values(m_real.root @ m_fake.root.T)
-    delta = m_fake.mean - m_real.mean
-    distance = delta @ delta + m_real.root.square().sum() + m_fake.root.square().sum() - 2 * s.sum()
-
-    scale = torch.where(s > 1e-12 * s.max(), s.rsqrt(), 0.0)[:, None]  # the pseudo-inverse where S is singular
-    to_real, to_fake = scale * (u.T @ m_real.root), scale * (vt @ m_fake.root)
-    variance = _influence(fake.double(), m_fake, delta, to_real).var() / m_fake.n
-    variance += _influence(real.double(), m_real, -delta, to_fake).var() / m_real.n
-    return max(distance.item(), 0.0), variance.sqrt().item()
+    return _distance(_of_features(real), _of_features(fake))
 
 
-def _influence(x: Tensor, own: Moments, delta: Tensor, transport: Tensor) -> Tensor:
-    """2 delta'c + c'(I - W'W)c for the rows c of N x d samples less their mean, where W (k x d) is `transport`: N."""
+def frechet_distance_from_moments(real: Moments, fake: Moments) -> float:
+    """The squared Fréchet distance of two Gaussians, in [0, inf); their covariances may be singular."""
+    return _distance(_of_moments(real), _of_moments(fake))
+
+
+def frechet_distance_and_error(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    """`frechet_distance(real, fake)`, and its standard error over the samples of both sets, to first order.
+
+    The error takes about three times as long as the distance itself, which is made on the way.
+    """
+    a, b = _of_features(real), _of_features(fake)
+    distance, of_real, of_fake = _distance_and_variances(a, b, real, fake)
+    return distance, math.sqrt(of_real / a.n + of_fake / b.n)
+
+
+def frechet_standard_error(real: Tensor, fake: Tensor) -> float:
+    """The standard error of `frechet_distance(real, fake)` over the samples of both sets, to first order."""
+    return frechet_distance_and_error(real, fake)[1]
+
+
+# --- One set
+
+
+@dataclass
+class _Gaussian:
+    """Mean and covariance of n samples. The latter is given as S (d x d) or as a root R (r x d), S = R'R."""
+
+    n: int
+    mean: Array
+    cov: Array | None = None
+    rows: Array | None = None
+
+    @cached_property
+    def root(self) -> Array:
+        """R: the rows, or the Cholesky factor, or where S is singular the eigenvectors of rank above rounding."""
+        if self.rows is not None:
+            return self.rows
+        assert self.cov is not None
+        if (factor := _cholesky(self.cov)) is not None:
+            return factor
+        values, vectors = np.linalg.eigh(self.cov)
+        kept = values > len(values) * np.finfo(float).eps * max(values[-1], 0.0)
+        root: Array = np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+        return root
+
+    @cached_property
+    def trace(self) -> float:
+        """The total variance."""
+        return float(np.trace(self.cov) if self.cov is not None else np.square(self.root).sum())
+
+    def times(self, x: Array) -> Array:
+        """x S for k x d."""
+        product: Array = x @ self.cov if self.cov is not None else (x @ self.root.T) @ self.root
+        return product
+
+
+def _of_moments(m: Moments) -> _Gaussian:
+    mean, cov = (x.detach().cpu().double().numpy() for x in (m.mean, m.cov))
+    return _Gaussian(m.n, mean, cov)
+
+
+def _of_features(x: Tensor) -> _Gaussian:
+    """Where there are no more images than features, their centred rows are the root, and S is never formed."""
+    n, d = x.shape
+    if n > d:
+        return _of_moments(moments(x))
+    if n < 2:
+        raise Unavailable(f"a covariance needs at least 2 images, not {n}")
+    rows = x.detach().cpu().double().numpy()
+    mean = rows.mean(0)
+    return _Gaussian(n, mean, rows=(rows - mean) / math.sqrt(n - 1))
+
+
+def _cholesky(s: Array) -> Array | None:
+    """The upper triangular R with S = R'R, or None where S is singular to rounding."""
+    from scipy.linalg.lapack import dpotrf
+
+    factor, info = dpotrf(s.T, lower=0, clean=1)  # the transpose of a symmetric matrix is itself, in LAPACK's order
+    smallest = np.square(np.diagonal(factor)).min(initial=np.inf)
+    if info or smallest <= len(s) * np.finfo(float).eps * np.diagonal(s).max(initial=0.0):
+        return None
+    return np.asarray(factor)
+
+
+# --- Two sets
+
+
+def _squares(a: _Gaussian, b: _Gaussian) -> Array:
+    """R_a S_b R_a', whose eigenvalues are the squared singular values of R_a R_b'."""
+    from scipy.linalg.lapack import dsygst
+
+    if b.cov is None:
+        c = a.root @ b.root.T
+        return np.asarray(c @ c.T)
+    if a.rows is None and len(a.root) == len(b.cov):  # triangular: half the work
+        upper, info = dsygst(b.cov.T, a.root, itype=2, lower=0)
+        assert info == 0
+        return np.asarray(upper).T  # the other half is not filled in, and eigh reads the lower one
+    return np.asarray((a.root @ b.cov) @ a.root.T)
+
+
+def _rank(a: _Gaussian, b: _Gaussian) -> int:
+    """An upper bound on the rank of R_a R_b': n centred rows have at most n - 1. n is 0 where it is not known."""
+    return min(min(g.n - 1, len(g.mean)) if g.n else len(g.mean) for g in (a, b))
+
+
+def _ordered(a: _Gaussian, b: _Gaussian) -> tuple[_Gaussian, _Gaussian]:
+    """The one with the smaller root first: its side is that of the problem."""
+    sides = [len(g.mean) if g.rows is None else len(g.rows) for g in (a, b)]
+    return (a, b) if sides[0] <= sides[1] else (b, a)
+
+
+def _distance(real: _Gaussian, fake: _Gaussian) -> float:
+    a, b = _ordered(real, fake)
+    if len(a.mean) > SMALL:
+        total = _from_squares(a, b, np.linalg.eigvalsh(_squares(a, b)))
+        if total is not None:
+            return total
+    return _from_singular_values(a, b, np.linalg.svd(a.root @ b.root.T, compute_uv=False))
+
+
+def _from_singular_values(a: _Gaussian, b: _Gaussian, s: Array) -> float:
+    delta = a.mean - b.mean
+    return max(float(delta @ delta + a.trace + b.trace - 2 * s.sum()), 0.0)
+
+
+def _from_squares(a: _Gaussian, b: _Gaussian, squares: Array) -> float | None:
+    """The distance by the squared singular values (ascending), or None where their rounding could be seen in it."""
+    squares = squares[max(len(squares) - _rank(a, b), 0) :]
+    if not len(squares):
+        return None
+    rounding = np.finfo(float).eps * squares[-1]
+    s = np.sqrt(np.maximum(squares, 0.0))
+    distance = _from_singular_values(a, b, s)
+    loss = (rounding / np.maximum(s, math.sqrt(max(rounding, np.finfo(float).tiny)))).sum()
+    return distance if loss <= LOSS * distance else None
+
+
+def _distance_and_variances(
+    real: _Gaussian, fake: _Gaussian, x: Tensor | None, y: Tensor
+) -> tuple[float, float, float]:
+    """The distance, and the variance of the influence of the real samples x (0 where there are none) and fakes y."""
+    a, b = _ordered(real, fake)
+    distance: float | None = None
+    if small := len(a.mean) <= SMALL:
+        u, s, vt = np.linalg.svd(a.root @ b.root.T, full_matrices=False)
+        distance, kept = _from_singular_values(a, b, s), s > 1e-12 * s.max(initial=0.0)
+        u, s, vt = u[:, kept], s[kept, None], vt[kept]  # the pseudo-inverse where S is singular
+        to_a, to_b = u.T @ a.root / np.sqrt(s), vt @ b.root / np.sqrt(s)
+    else:
+        from scipy.linalg import eigh
+
+        squares, u = eigh(_squares(a, b), driver="evd", check_finite=False)
+        distance = _from_squares(a, b, squares)
+        if distance is None:
+            distance = _from_singular_values(a, b, np.linalg.svd(a.root @ b.root.T, compute_uv=False))
+        kept = squares > 1e-14 * squares.max(initial=0.0)
+        s = np.sqrt(squares[kept, None])
+        to_a = u[:, kept].T @ a.root / np.sqrt(s)
+        to_b = b.times(to_a) / s
+    to_real, to_fake = (to_a, to_b) if a is real else (to_b, to_a)
+    delta = fake.mean - real.mean
+    scale = math.sqrt((real.trace + fake.trace) / len(delta) + float(np.square(delta).mean()))
+    dtype = torch.float64 if small else torch.float32
+    of_fake = _variance(y, fake.mean, delta, to_real, scale, dtype)
+    of_real = 0.0 if x is None else _variance(x, real.mean, -delta, to_fake, scale, dtype)
+    return distance, of_real, of_fake
+
+
+def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: float, dtype: torch.dtype) -> float:
+    """The variance of 2 delta'c + c'(I - W'W)c over the rows c of N x d samples less their mean, W (k x d) `transport`.
+
+    scale: the size of a typical deviation, by which all is divided, so that float32 neither overflows nor underflows.
+    """
+    if scale == 0.0:
+        return 0.0
+    x = x.detach().cpu()[:: -(-len(x) // MOST)]  # spread over the set, which may be in the order of its classes
+    centre, w = torch.from_numpy(mean), torch.from_numpy(transport).to(dtype)
+    towards = torch.from_numpy(2 * delta / scale).to(dtype)
     parts = []
     for rows in x.split(CHUNK):
-        c = rows - own.mean
-        parts.append(2 * c @ delta + c.square().sum(1) - (c @ transport.T).square().sum(1))
-    return torch.cat(parts)
+        c = ((rows.double() - centre) / scale).to(dtype)
+        part = F.linear(c, towards[None])[:, 0].double() + c.square().sum(1, dtype=torch.float64)
+        parts.append(part - F.linear(c, w).square_().sum(1, dtype=torch.float64))
+    return torch.cat(parts).var().item() * scale**4
+
+
+# --- Protocols
+
+
+def _gaussian(side: Side) -> _Gaussian:
+    """Of one side, by moments that are kept where that saves anything. A reference may be known by them alone."""
+    if side.features is not None and len(side.features) <= side.features.shape[1]:
+        return _of_features(side.features)
+
+    def make() -> dict[str, Tensor]:
+        m = moments(features_of(side))
+        return {"n": torch.tensor(m.n), "mean": m.mean, "cov": m.cov}
+
+    kept = side.keep("moments/1", make)
+    return _of_moments(Moments(int(kept["n"]), kept["mean"], kept["cov"]))
+
+
+def _sides(inputs: Inputs) -> tuple[_Gaussian, _Gaussian]:
+    """Both sets as Gaussians. Raises Unavailable as `require_features` does."""
+    if inputs.real.features is not None or "moments/1" not in inputs.real.kept:
+        require_features(inputs)
+        return _gaussian(inputs.real), _gaussian(inputs.fake)
+    real, fake = _gaussian(inputs.real), features_of(inputs.fake)
+    if len(real.mean) != fake.shape[1]:
+        raise Unavailable(f"{len(real.mean)} features of real images and {fake.shape[1]} of fake ones")
+    if not (np.isfinite(real.mean).all() and np.isfinite(real.trace)):
+        raise Unavailable("the moments of the reference are not finite")
+    return real, _gaussian(inputs.fake)
+
+
+def _measured(inputs: Inputs) -> tuple[_Gaussian, _Gaussian, float, float, float]:
+    """Both sets, their distance, and the variances of the influences; once for all protocols of the same two sets."""
+
+    def make() -> tuple[_Gaussian, _Gaussian, float, float, float]:
+        real, fake = _sides(inputs)
+        return real, fake, *_distance_and_variances(real, fake, inputs.real.features, features_of(inputs.fake))
+
+    found: tuple[_Gaussian, _Gaussian, float, float, float] = inputs.share("frechet distance", make)
+    return found
+
+
+def _over(inputs: Inputs) -> str:
+    if inputs.real.features is None:
+        return "the generated samples (delta method); the reference is given by its moments"
+    return "the samples of both sets (delta method)"
+
+
+def _too_few(n: int, d: int, what: str = "") -> tuple[str, ...]:
+    if n <= d:
+        return (f"{n} images{what} for {d} features: the covariance is singular, and the distance biased upwards",)
+    if n < ENOUGH:
+        return (f"fewer than {ENOUGH:,} images{what}: biased upwards, comparable only at equal counts",)
+    return ()
 
 
 def _compute(inputs: Inputs) -> list[Value]:
+    real, fake, distance, of_real, of_fake = _measured(inputs)
+    error = math.sqrt(of_real / max(real.n, 1) + of_fake / fake.n)
+    n = fake.n if inputs.real.features is None else min(real.n, fake.n)
+    uncertainty = Uncertainty(error, "standard error", _over(inputs))
+    return [Value(distance, uncertainty, real.n, fake.n, warnings=_too_few(n, len(fake.mean)))]
+
+
+def _compute_intra(inputs: Inputs) -> list[Value]:
     real, fake = require_features(inputs)
-    distance, error = frechet_distance(real, fake)
-    n, d = min(len(real), len(fake)), real.shape[1]
-    warnings = []
-    if n <= d:
-        warnings.append(f"{n} images for {d} features: the covariance is singular, and the distance biased upwards")
-    elif n < ENOUGH:
-        warnings.append(f"fewer than {ENOUGH:,} images: biased upwards, comparable only at equal counts")
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method)")
-    return [Value(distance, uncertainty, len(real), len(fake), warnings=tuple(warnings))]
+    of_real, of_fake = require_labels(inputs.real), require_labels(inputs.fake)
+    classes = torch.cat([of_real, of_fake]).unique().tolist()
+    counts = {c: (int((of_real == c).sum()), int((of_fake == c).sum())) for c in classes}
+    for c, (n, m) in counts.items():
+        if min(n, m) < 2:
+            raise Unavailable(f"every class needs at least 2 images on each side: class {c} has {n} and {m}")
+    values, variance = {}, 0.0
+    for c in classes:
+        x, y = real[of_real == c], fake[of_fake == c]
+        values[str(c)], v_real, v_fake = _distance_and_variances(_of_features(x), _of_features(y), x, y)
+        variance += v_real / len(x) + v_fake / len(y)
+    error = math.sqrt(variance) / len(classes)
+    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method), classes given")
+    fewest = min(min(n) for n in counts.values())
+    warnings = _too_few(fewest, real.shape[1], " in a class")
+    mean = sum(values.values()) / len(values)
+    return [Value(mean, uncertainty, len(real), len(fake), details={"per_class": values}, warnings=warnings)]
+
+
+def subset_sizes(n: int) -> list[int]:
+    """The 15 sizes, evenly spaced from 5,000 (or half of n, where that is less) to n. Raises Unavailable below 4."""
+    if n < 4:
+        raise Unavailable(f"an extrapolation over sizes of 2 up needs at least 4 images, not {n}")
+    return [int(size) for size in np.linspace(min(INF_START, n // 2), n, INF_POINTS)]
+
+
+def _compute_inf(inputs: Inputs) -> list[Value]:
+    sizes = subset_sizes(len(features_of(inputs.fake)))
+    real, whole, distance, of_real, of_fake = _measured(inputs)
+    fake = features_of(inputs.fake)
+    n, d = fake.shape
+    # The intercept of least squares is a weighted sum of the distances.
+    inverse = 1 / np.array(sizes)
+    away = inverse - inverse.mean()
+    weights = 1 / len(sizes) - inverse.mean() * away / np.square(away).sum()
+    values, share = [], torch.zeros(n, dtype=torch.float64)
+    for size, weight in zip(sizes, weights, strict=True):
+        if size == n:
+            drawn = torch.arange(n)
+            values.append(distance)
+        else:
+            drawn = torch.randperm(n, generator=inputs.generator)[:size]
+            values.append(_distance(real, _of_features(fake[drawn])))
+        share[drawn] += weight / size
+    # To first order each distance is a mean of influences over its subset, so the intercept weights a sample by its
+    # share: subsets that overlap, and their draw, are counted as they are.
+    error = math.sqrt(of_real / max(real.n, 1) + of_fake * share.square().sum().item())
+    uncertainty = Uncertainty(error, "standard error", _over(inputs).replace("method)", "method) and draw of subsets"))
+    warnings = [f"sizes from {sizes[0]:,}, not {INF_START:,}: {n:,} images are few"] if sizes[0] < INF_START else []
+    if sizes[0] <= d:
+        warnings.append(f"subsets of {sizes[0]:,} images for {d} features: there the distance is not a line over 1/n")
+    details = {"sizes": sizes, "distances": values, "slope": float(away @ np.array(values) / np.square(away).sum())}
+    value = float(weights @ np.array(values))
+    return [Value(value, uncertainty, real.n, whole.n, details=details, warnings=tuple(warnings))]
 
 
 def _protocol(num: int | None) -> Protocol:
@@ -109,7 +490,34 @@ def _protocol(num: int | None) -> Protocol:
         needs=frozenset({"real.features", "fake.features"}),
         published=(f"fid{suffix}", "inception-v3"),
         num=num,
+        by_moments=True,
     )
 
 
-PROTOCOLS = [_protocol(None), _protocol(50_000), _protocol(10_000), _protocol(5_000)]
+PROTOCOLS = [
+    _protocol(None),
+    _protocol(50_000),
+    _protocol(10_000),
+    _protocol(5_000),
+    Protocol(
+        stem="intra_fd",
+        version=1,
+        summary="Fréchet distance of features within each class, mean over classes",
+        source="Miyato & Koyama 2018, arXiv:1802.05637, Sec. 4",
+        direction="lower",
+        compute=_compute_intra,
+        needs=frozenset({"real.features", "real.labels", "fake.features", "fake.labels"}),
+        published=("intra_fid", "inception-v3"),
+    ),
+    Protocol(
+        stem="fd_inf",
+        version=1,
+        summary=f"Fréchet distance extrapolated to infinitely many samples, over {INF_POINTS} sizes",
+        source="Chong & Forsyth 2020, arXiv:1911.07023, Sec. 4",
+        direction="lower",
+        compute=_compute_inf,
+        needs=frozenset({"real.features", "fake.features"}),
+        published=("fid_inf", "inception-v3"),
+        by_moments=True,
+    ),
+]

@@ -6,7 +6,14 @@ Salimans et al. (2016), "Improved Techniques for Training GANs", arXiv:1606.0349
 shuffled and cut into 10 splits; the score is the mean over splits, its spread their population standard deviation,
 as published. Logits of the published network have no bias and 1,008 classes. float64. Agrees with torch-fidelity
 on the same logits. Range [1, K], higher is better. It sees neither real images nor variety within a class.
+
+`score_1split` is the same of all samples at once, as StudioGAN reports it: Kang et al. (2023), "StudioGAN: A Taxonomy
+and Benchmark of GANs for Image Synthesis", arXiv:2206.09479. It is higher than the mean of ten splits, each of which is
+biased downwards more: the two are not comparable. Its standard error is over the samples, to first order (delta
+method): the score times the standard error of the mean divergence, which does not move with p(y) to first order.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -18,6 +25,13 @@ SPLITS = 10
 SHUFFLE_SEED = 2020  # torch-fidelity's; part of the protocol, so that one set of samples has one score
 
 
+def divergences(logits: Tensor) -> Tensor:
+    """KL( p(y|x) || p(y) ) of each of N x K logits, p(y) being their average: float64, shape N, at least 0."""
+    log_p = logits.double().log_softmax(1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - p.mean(0, keepdim=True).log()), 0.0).sum(1)
+
+
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
     """The score of each of `splits` contiguous parts of N x K logits: float64, shape `splits`.
 
@@ -26,15 +40,8 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
     n = len(logits)
     if n < splits:
         raise Unavailable(f"{splits} splits need at least {splits} images, not {n}")
-    log_p = logits.double().log_softmax(1)
-    p = log_p.exp()
-    scores = []
-    for i in range(splits):
-        part = slice(i * n // splits, (i + 1) * n // splits)
-        marginal = p[part].mean(0, keepdim=True)
-        divergence = torch.where(p[part] > 0, p[part] * (log_p[part] - marginal.log()), 0.0).sum(1)
-        scores.append(divergence.mean().exp())
-    return torch.stack(scores)
+    parts = (logits[i * n // splits : (i + 1) * n // splits] for i in range(splits))
+    return torch.stack([divergences(part).mean().exp() for part in parts])
 
 
 def _compute(inputs: Inputs) -> list[Value]:
@@ -48,6 +55,17 @@ def _compute(inputs: Inputs) -> list[Value]:
     return [Value(scores.mean().item(), spread, 0, len(logits), warnings=warnings)]
 
 
+def _compute_1split(inputs: Inputs) -> list[Value]:
+    each = divergences(require_logits(inputs.fake))
+    n = len(each)
+    if n < 2:
+        raise Unavailable(f"a standard error over the samples needs at least 2 images, not {n}")
+    score = each.mean().exp().item()
+    error = Uncertainty(score * each.std().item() / math.sqrt(n), "standard error", "the samples (delta method)")
+    warnings = (f"{n:,} images: biased downwards, comparable only at equal counts",) if n < 5_000 else ()
+    return [Value(score, error, 0, n, warnings=warnings)]
+
+
 PROTOCOLS = [
     Protocol(
         stem="score",
@@ -58,5 +76,15 @@ PROTOCOLS = [
         compute=_compute,
         needs=frozenset({"fake.logits"}),
         published=("inception_score", "inception-v3"),
-    )
+    ),
+    Protocol(
+        stem="score_1split",
+        version=1,
+        summary="Inception Score, all samples at once",
+        source="Salimans et al. 2016, arXiv:1606.03498, Sec. 4; one split as in Kang et al. 2023, arXiv:2206.09479",
+        direction="higher",
+        compute=_compute_1split,
+        needs=frozenset({"fake.logits"}),
+        published=("inception_score_1split", "inception-v3"),
+    ),
 ]

@@ -51,6 +51,51 @@ def test_classes_that_come_in_order_are_shuffled_before_they_are_cut():
     assert measure(ordered).value > 9
 
 
+def one_split(logits):
+    side = Side(torch.zeros(len(logits), 1, 1, 1, dtype=torch.uint8), logits=logits)
+    [protocol] = [p for p in module.PROTOCOLS if p.stem == "score_1split"]
+    [value] = protocol.compute(Inputs(side, side, None, torch.Generator()))
+    return value
+
+
+def test_one_split_equals_torch_fidelity_in_any_order():
+    logits = torch.randn(500, 12, generator=torch.Generator().manual_seed(1)) * 3
+    value = one_split(logits)
+    theirs = isc_features_to_metric(logits, splits=1)
+    assert value.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-12)
+    assert one_split(logits.flip(0)).value == pytest.approx(value.value, rel=1e-12)
+    assert value.value > measure(logits).value
+    assert value.uncertainty.kind == "standard error"
+
+
+def test_the_standard_error_of_one_split_is_the_jackknife_s():
+    logits = torch.randn(200, 4, generator=torch.Generator().manual_seed(1)) * 2
+    left_out = torch.stack([inception_score(torch.cat([logits[:i], logits[i + 1 :]]), 1)[0] for i in range(200)])
+    jackknife = ((left_out - left_out.mean()).square().sum() * 199 / 200).sqrt().item()
+    assert one_split(logits).uncertainty.value == pytest.approx(jackknife, rel=0.01)
+
+
+def answers(n, seed):
+    """Three classes in the shares 1, 2, 3, answered with more or less certainty."""
+    g = torch.Generator().manual_seed(seed)
+    label = torch.tensor([0, 1, 1, 2, 2, 2])[torch.randint(6, (n,), generator=g)]
+    return torch.randn(n, 3, generator=g) + 3 * torch.nn.functional.one_hot(label, 3)
+
+
+def test_intervals_of_one_split_cover():
+    truth = inception_score(answers(2_000_000, 0), 1).item()
+    runs = [one_split(answers(1000, seed)) for seed in range(1, 201)]
+    covered = sum(abs(r.value - truth) <= 1.96 * r.uncertainty.value for r in runs) / 200
+    assert 0.90 <= covered <= 0.99
+
+
+def test_one_image_has_a_score_but_no_error_and_so_none():
+    with pytest.raises(Unavailable, match="needs at least 2 images, not 1"):
+        one_split(torch.randn(1, 4))
+    assert one_split(torch.tensor([[0.3, 2.0, -1.0]]).repeat(2, 1)).uncertainty.value == pytest.approx(0, abs=1e-12)
+    assert "biased downwards" in one_split(torch.randn(4999, 4)).warnings[0]
+
+
 def test_fewer_images_than_splits_have_no_score():
     with pytest.raises(Unavailable, match="at least 10 images, not 9"):
         measure(torch.randn(9, 4))
