@@ -16,8 +16,12 @@ CLASSES = 5
 
 # Nothing is drawn and nothing is split: the order of the samples must not matter. Tolerance, relative.
 ORDER_FREE = {
-    "fd": 1e-9, "fd50k_full": 1e-9, "fd10k_full": 1e-9, "fd5k_full": 1e-9, "discriminability": 0, "nn_error": 0,
-    "precision": 0, "recall": 0, "density": 1e-12, "coverage": 0,
+    "fd": 1e-9, "fd50k_full": 1e-9, "fd10k_full": 1e-9, "fd5k_full": 1e-9, "intra_fd": 1e-9, "mmd_rbf": 1e-6,
+    "score_1split": 1e-12, "discriminability": 0, "nn_error": 0,
+    "precision": 0, "recall": 0, "density": 1e-12, "coverage": 0, "nn_transfer": 0, "gaining_classes": 0,
+    "realism": 1e-12, "gan_train": 0, "gan_test": 0, "test_error": 0, "cluster_error": 0,
+    "cluster_error_majority": 0, "reconstruction_l1": 1e-12, "reconstruction_mse": 1e-12,
+    "modes": 0, "class_kl": 1e-9, "stacked_modes": 0, "stacked_modes_kl": 1e-9, "parzen_ll": 1e-9,
 }  # fmt: skip
 # Best (or, for a direction of 'none', extreme) where the fakes are the reals themselves, once more.
 ITSELF = {
@@ -25,10 +29,17 @@ ITSELF = {
     "fd50k_full": 0,
     "fd10k_full": 0,
     "fd5k_full": 0,
+    "intra_fd": 0,
+    "mmd_rbf": 0,
     "precision": 1,
     "recall": 1,
     "coverage": 1,
+    "class_kl": 0,
 }
+# Of more images than there are here: they say so, and are measured in tests of their own.
+MANY = {"svm_probe_1000"}
+# Without a value where nothing varies: this is the reason they give.
+UNDEFINED = {"accuracy_diversity_correlation": "is the same in every class", "z_from_y": "do not vary"}
 
 
 def every(protocols=PROTOCOLS):
@@ -79,12 +90,27 @@ def measure(protocol, real=None, fake=None, held_out=None):
     real, fake = real or side(60, 1), fake or side(50, 2)
     g = torch.Generator().manual_seed(0)
     inputs = Inputs(real, fake, held_out or side(40, 3), g, model=MODEL, embed=embed, fit=fit)
-    values = protocol.compute(inputs)
+    try:
+        values = protocol.compute(inputs)
+    except Unavailable as reason:
+        if protocol.stem in MANY and "need at least" in str(reason):
+            pytest.skip(str(reason))
+        raise
     assert values
     for v in values:
         assert math.isfinite(v.value), v
         assert v.uncertainty is None or (math.isfinite(v.uncertainty.value) and v.uncertainty.value >= 0), v
     return values
+
+
+def measure_where_nothing_varies(protocol, *sides):
+    """A value, or none for the reason in UNDEFINED."""
+    try:
+        return measure(protocol, *sides)
+    except Unavailable as reason:
+        if UNDEFINED.get(protocol.stem, "no such reason") not in str(reason):
+            raise
+        return []
 
 
 # --- What a protocol says of itself
@@ -201,7 +227,7 @@ def test_what_is_not_finite_makes_it_unavailable(protocol, which, bad):
         measure(protocol, **{which: s})
 
 
-@every([p for p in PROTOCOLS if "real.features" in p.needs])
+@every([p for p in PROTOCOLS if {"real.features", "fake.features"} <= p.needs])
 def test_features_of_different_lengths_make_it_unavailable(protocol):
     with pytest.raises(Unavailable, match="8 features of real images and 6 of fake ones"):
         measure(protocol, fake=side(50, 2, d=6))
@@ -217,12 +243,13 @@ def constant(n, seed):
 @pytest.mark.parametrize("which", ["fake", "both"])
 def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
     fake = constant(50, 2)
-    values = measure(protocol, constant(60, 1) if which == "both" else None, fake)
+    values = measure_where_nothing_varies(protocol, constant(60, 1) if which == "both" else None, fake)
     expected = {
         "fd": (
             (side(60, 1).features[0] - fake.features[0]).double().square().sum().item() if which == "both" else None
         ),
         "score": 1,
+        "score_1split": 1,
         "ms_ssim": 1,
         "ms_ssim_all": 1,
         "discriminability": 1 / CLASSES,
@@ -233,8 +260,10 @@ def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
 
 @every()
 def test_black_images_have_a_finite_value(protocol):
-    black = Side(torch.zeros_like(side(50, 2).images), side(50, 2).labels, torch.zeros(50, 8), torch.zeros(50, CLASSES))
-    measure(protocol, black, black, black)
+    same = constant(50, 2)
+    logits = torch.zeros_like(same.logits)
+    black = Side(torch.zeros_like(same.images), same.labels, torch.zeros_like(same.features), logits, {14: logits})
+    measure_where_nothing_varies(protocol, black, black, black)
 
 
 @every()
@@ -243,12 +272,13 @@ def test_rows_that_come_twice_have_a_finite_value(protocol):
     measure(protocol, rows(side(30, 1), torch.arange(60) % 30), twice)
 
 
-@every([p for p in PROTOCOLS if "real.features" in p.needs])
+@every([p for p in PROTOCOLS if "real.features" in p.needs and "embed" not in p.needs])  # that has features of its own
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_features_of_any_scale_and_fewer_images_than_features_have_a_finite_value(protocol, scale):
-    real, fake = side(12, 1, d=100), side(11, 2, d=100)
-    real.features.mul_(scale), fake.features.mul_(scale)
-    measure(protocol, real, fake)
+    real, fake, held_out = side(12, 1, d=100), side(11, 2, d=100), side(10, 3, d=100)
+    for s in (real, fake, held_out):
+        s.features.mul_(scale)
+    measure(protocol, real, fake, held_out)
 
 
 @every()

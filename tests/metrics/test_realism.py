@@ -1,0 +1,46 @@
+"""The Inception Score's formula over all samples at once, with its error by the delta method."""
+
+import numpy as np
+import pytest
+import torch
+
+from ganbench.metrics import Inputs, Side, Unavailable, realism
+from ganbench.metrics.inception_score import inception_score
+from ganbench.metrics.realism import realism as score
+
+IMAGES = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
+
+
+def draw(n, k=6, seed=0, sharpness=2.0):
+    return sharpness * torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_is_the_inception_score_of_one_split_and_the_definition():
+    logits = draw(300)
+    value, _ = score(logits)
+    assert value == pytest.approx(inception_score(logits, splits=1).item(), rel=1e-12)
+    p = np.exp(logits.double().numpy())
+    p /= p.sum(1, keepdims=True)
+    assert value == pytest.approx(np.exp((p * np.log(p / p.mean(0))).sum(1).mean()), rel=1e-10)
+
+
+def test_its_range_is_1_to_the_number_of_classes():
+    assert score(draw(1).repeat(50, 1))[0] == pytest.approx(1, abs=1e-12)
+    sure = 1e4 * torch.nn.functional.one_hot(torch.arange(60) % 6, 6).float()
+    assert score(sure) == (pytest.approx(6, rel=1e-12), pytest.approx(0, abs=1e-12))
+
+
+def test_the_standard_error_is_the_standard_deviation_over_fresh_draws():
+    values, errors = np.array([score(draw(400, seed=s)) for s in range(300)]).T
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=0.15)
+
+
+def test_the_protocol_says_over_what_and_needs_two_images():
+    [protocol] = realism.PROTOCOLS
+    [value] = protocol.compute(Inputs(Side(IMAGES), Side(IMAGES, logits=draw(50)), None, torch.Generator()))
+    assert (value.value, value.uncertainty.value) == score(draw(50))
+    assert (value.n_fake, value.uncertainty.over) == (50, "the samples (delta method)")
+    with pytest.raises(Unavailable, match="needs at least 2 images, not 1"):
+        score(draw(1))
+    with pytest.raises(Unavailable, match="no classes"):
+        protocol.compute(Inputs(Side(IMAGES), Side(IMAGES), None, torch.Generator()))
