@@ -22,7 +22,7 @@ from ganbench.recipes import MAX_SEED
 FILE = click.Path(dir_okay=False, path_type=Path)
 METRIC_NAMES = (
     "Those over a network's features take its name: fd_mnist-cnn. The published ones over inception-v3 are fid, "
-    "fid50k_full, fid10k_full, fid5k_full, fid_inf, intra_fid, kid, inception_score, inception_score_1split."
+    "fid50k_full, fid10k_full, fid5k_full, fid_inf, intra_fid, kid, inception_score, inception_score_1split, mind."
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SEED = click.IntRange(0, MAX_SEED)
@@ -256,7 +256,7 @@ def _weights(items: tuple[str, ...]) -> dict[str, Path]:
 )
 @click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
 @click.option("--num", type=click.IntRange(min=1), help="How many images. Default: 10,000 of a checkpoint, else all.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of the extractors. Default: 16 on the CPU, else 256.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of the extractors. Default: their own.")
 @click.option("--extractor", help="For metrics named without one. Default: what fits the reference.")
 @click.option(
     "--weights", multiple=True, metavar="EXTRACTOR=FILE", help="Weights of an extractor, instead of the published ones."

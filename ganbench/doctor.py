@@ -28,7 +28,7 @@ PLACES = {
 def report() -> Iterator[str]:
     """The lines of the report: a mark (ok, --), what it is about, and what would mend it."""
     yield f"ganbench {__version__} on {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    for package in ("torch", "torchvision", "torch-fidelity", "scikit-learn"):
+    for package in ("torch", "torchvision", "scikit-learn"):
         try:
             yield _line(True, package, version(package))
         except PackageNotFoundError:

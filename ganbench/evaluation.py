@@ -155,6 +155,8 @@ class _Bench:
                 raise Unavailable("the formula gave no finite number")
         except Unavailable as reason:
             return [replace(base, reason=str(reason))]
+        if extractor is not None and extractor.report:
+            base = replace(base, extractor={**extractor.describe(), "report": dict(extractor.report)})
         # Real images may be fewer than the protocol's samples; the row stays, and says so.
         n = len(of.images) if of is not None else 0
         fewer = (f"{n:,} images, not {p.num:,}",) if real and p.num is not None and n != p.num else ()

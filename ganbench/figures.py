@@ -1,6 +1,6 @@
 """Pictures of what a result holds; every number in them comes from its file. Needs the extra `ganbench[figures]`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ganbench.errors import UserError
@@ -8,6 +8,9 @@ from ganbench.files import atomic_path
 from ganbench.results import Measurement, Result
 
 ACGAN = ("discriminability", "gaining_classes", "diverse_classes", "accuracy_diversity_correlation")
+
+
+Pairs = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -18,48 +21,58 @@ class Panels:
     empty where real images were not measured. reduced: the side that `gain` compares with; gain: accuracy at that side
     and at native size. alike: MS-SSIM of real and of generated images; the largest real one is `threshold`.
     against: accuracy and MS-SSIM. share_gaining, share_diverse, r: (value, standard error).
+    reasons: by stem, why a panel has no value; it is empty then.
     """
 
     resolutions: list[str]
-    accuracy: list[tuple[float, float]]
-    real: list[tuple[float, float]]
-    reduced: str
-    gain: list[tuple[float, float]]
-    share_gaining: tuple[float, float]
-    alike: list[tuple[float, float]]
-    threshold: float
-    share_diverse: tuple[float, float]
-    against: list[tuple[float, float]]
-    r: tuple[float, float]
+    accuracy: Pairs
+    real: Pairs
+    reduced: str = ""
+    gain: Pairs = field(default_factory=list)
+    share_gaining: tuple[float, float] = (0.0, 0.0)
+    alike: Pairs = field(default_factory=list)
+    threshold: float = 0.0
+    share_diverse: tuple[float, float] = (0.0, 0.0)
+    against: Pairs = field(default_factory=list)
+    r: tuple[float, float] = (0.0, 0.0)
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 def acgan_panels(result: Result) -> Panels:
-    """What the four panels show, from a result with all of `ACGAN`. Raises UserError for what it lacks, and why."""
+    """What the four panels show, from a result with all of `ACGAN`.
+
+    Raises UserError for a stem that was not asked for, and where there is not even a discriminability.
+    """
     found = {stem: _of(result.measurements, stem) for stem in ACGAN}
     for stem, measurements in found.items():
         if not measurements:
             raise UserError(f"the result has no '{stem}': evaluate with --metrics {','.join(ACGAN)}.")
-        if measurements[0].value is None:
-            raise UserError(f"the result has no value of '{stem}': {measurements[0].reason}.")
+    reasons = {stem: m[0].reason for stem, m in found.items() if m[0].value is None}
+    if ACGAN[0] in reasons:
+        raise UserError(f"the result has no value of '{ACGAN[0]}': {reasons[ACGAN[0]]}.")
     accuracy = _by_resolution(found["discriminability"])
     real = _by_resolution(_of(result.real, "discriminability"))
     order = [*sorted((r for r in accuracy if r != "native"), key=int), "native"]
+    panels = Panels(order, [accuracy[r] for r in order], [real[r] for r in order] if set(order) <= set(real) else [],
+                    reasons=reasons)  # fmt: skip
     gain, alike, against = (found[stem][0] for stem in ACGAN[1:])
-    reduced = next(key for key in gain.details["per_class"] if key != "native")
-    return Panels(
-        resolutions=order, accuracy=[accuracy[r] for r in order],
-        real=[real[r] for r in order] if set(order) <= set(real) else [],
-        reduced=reduced.removeprefix("@"), gain=_pairs(gain, reduced, "native"), share_gaining=_value(gain),
-        alike=_pairs(alike, "real", "fake"), threshold=alike.details["threshold"], share_diverse=_value(alike),
-        against=_pairs(against, "accuracy", "ms_ssim"), r=_value(against),
-    )  # fmt: skip
+    if gain.value is not None:
+        reduced = next(key for key in gain.details["per_class"] if key != "native")
+        panels = replace(panels, reduced=reduced.removeprefix("@"), gain=_pairs(gain, reduced, "native"),
+                         share_gaining=_value(gain))  # fmt: skip
+    if alike.value is not None:
+        panels = replace(panels, alike=_pairs(alike, "real", "fake"), threshold=alike.details["threshold"],
+                         share_diverse=_value(alike))  # fmt: skip
+    if against.value is not None:
+        panels = replace(panels, against=_pairs(against, "accuracy", "ms_ssim"), r=_value(against))
+    return panels
 
 
 def acgan_figures(result: Result, out: Path) -> None:
     """Draw the figures of Odena et al. (2017, Figures 3, 5 and 6 and accuracy by resolution) as four panels: one PNG.
 
-    Raises UserError for a result that lacks one of `ACGAN`, where matplotlib is missing, and where `out` cannot be
-    written.
+    A panel whose metric has no value says why. Raises UserError as `acgan_panels` does, where matplotlib is missing,
+    and where `out` cannot be written.
     """
     panels = acgan_panels(result)
     try:
@@ -70,7 +83,8 @@ def acgan_figures(result: Result, out: Path) -> None:
         ) from error
 
     figure = Figure(figsize=(10, 8), dpi=150, layout="constrained")
-    by_resolution, gain, alike, against = figure.subplots(2, 2).flat
+    by_resolution, *others = figure.subplots(2, 2).flat
+    gain, alike, against = others
 
     for values, label, style in ((panels.accuracy, "generated", "o-"), (panels.real, "real", "s--")):
         if values:
@@ -79,19 +93,28 @@ def acgan_figures(result: Result, out: Path) -> None:
     by_resolution.set(xlabel="resolution (pixels a side)", ylabel="accuracy", ylim=(0, None), title="Discriminability")
     by_resolution.legend()
 
-    gain.scatter(*zip(*panels.gain, strict=True), s=12)
-    gain.axline((0, 0), slope=1, color="grey", linewidth=1)
+    if panels.gain:
+        gain.scatter(*zip(*panels.gain, strict=True), s=12, alpha=0.5)
+        gain.axline((0, 0), slope=1, color="grey", linewidth=1)
     gain.set(xlabel=f"accuracy of a class at {panels.reduced} pixels", ylabel="at native size",
              title=f"{_percent(panels.share_gaining)} of classes gain")  # fmt: skip
 
-    alike.scatter(*zip(*panels.alike, strict=True), s=12)
-    alike.axhline(panels.threshold, color="grey", linewidth=1)
+    if panels.alike:
+        alike.scatter(*zip(*panels.alike, strict=True), s=12, alpha=0.5)
+        alike.axhline(panels.threshold, color="grey", linewidth=1)
     alike.set(xlabel="MS-SSIM of a class, real", ylabel="generated",
               title=f"{_percent(panels.share_diverse)} of classes below {panels.threshold:.3f}")  # fmt: skip
 
-    against.scatter(*zip(*panels.against, strict=True), s=12)
+    if panels.against:
+        against.scatter(*zip(*panels.against, strict=True), s=12, alpha=0.5)
     against.set(xlabel="accuracy of a class", ylabel="MS-SSIM, generated",
                 title=f"r = {panels.r[0]:.2f} ± {panels.r[1]:.2f}")  # fmt: skip
+
+    for axes, stem in zip(others, ACGAN[1:], strict=True):
+        if stem in panels.reasons:
+            axes.set(title=stem, xticks=[], yticks=[])
+            axes.text(0.5, 0.5, f"not measured:\n{panels.reasons[stem]}", ha="center", va="center", wrap=True,
+                      transform=axes.transAxes)  # fmt: skip
 
     with atomic_path(out) as part:
         figure.savefig(part, format="png", metadata={"Software": None})

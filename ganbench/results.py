@@ -128,7 +128,7 @@ def load_all(folder: Path) -> list[tuple[Path, Result]]:
 def environment(device: str) -> dict[str, Any]:
     """Versions, commit and machine, for a result. `device` is what the networks ran on."""
     packages = {}
-    for name in ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "scikit-learn", "pillow"):
+    for name in ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

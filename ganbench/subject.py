@@ -7,6 +7,7 @@ from ganbench.features import FeatureExtractor, Features
 from ganbench.gan import GAN, capabilities
 from ganbench.images import to_float
 from ganbench.metrics import Model
+from ganbench.precision import full_float32
 
 BATCH = 500
 METHODS = {"encoder": "encode", "discriminator": "discriminator_features"}  # the extractor's name, and whose it is
@@ -21,7 +22,8 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
     def generate(z: Tensor, y: Tensor | None = None) -> Tensor:
         labels = [None] * len(z.split(BATCH)) if y is None else y.split(BATCH)
         pairs = zip(z.split(BATCH), labels, strict=True)
-        images = [gan.generate(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
+        with full_float32():
+            images = [gan.generate(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
         return torch.cat([x.float().cpu() for x in images])
 
     def of_images(method: str):  # type: ignore[no-untyped-def]

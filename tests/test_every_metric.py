@@ -18,6 +18,7 @@ CLASSES = 5
 ORDER_FREE = {
     "fd": 1e-9, "fd50k_full": 1e-9, "fd10k_full": 1e-9, "fd5k_full": 1e-9, "intra_fd": 1e-9, "mmd_rbf": 1e-6,
     "score_1split": 1e-12, "discriminability": 0, "nn_error": 0,
+    "auth_share": 0, "memorised_share": 0,
     "precision": 0, "recall": 0, "density": 1e-12, "coverage": 0, "nn_transfer": 0, "gaining_classes": 0,
     "realism": 1e-12, "gan_train": 0, "gan_test": 0, "test_error": 0, "cluster_error": 0,
     "cluster_error_majority": 0, "reconstruction_l1": 1e-12, "reconstruction_mse": 1e-12,
@@ -26,6 +27,9 @@ ORDER_FREE = {
 # Best (or, for a direction of 'none', extreme) where the fakes are the reals themselves, once more.
 ITSELF = {
     "fd": 0,
+    "monge": 0,
+    "auth_share": 0,
+    "memorised_share": 1,
     "fd50k_full": 0,
     "fd10k_full": 0,
     "fd5k_full": 0,

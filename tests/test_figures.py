@@ -100,13 +100,30 @@ def test_what_the_result_lacks_is_said_and_nothing_is_written(result, stem, tmp_
     others = [m for m in result.measurements if not m.protocol.startswith(stem + "/")]
     with pytest.raises(UserError, match=f"no '{stem}': evaluate with --metrics {','.join(ACGAN)}"):
         acgan_figures(replace(result, measurements=others), tmp_path / "a.png")
-    none = [
+    assert not (tmp_path / "a.png").exists()
+
+
+def without_value(result, stem):
+    return replace(result, measurements=[
         replace(m, value=None, reason="for a reason") if m.protocol.startswith(stem + "/") else m
         for m in result.measurements
-    ]
-    with pytest.raises(UserError, match=f"no value of '{stem}': for a reason"):
-        acgan_figures(replace(result, measurements=none), tmp_path / "a.png")
+    ])  # fmt: skip
+
+
+def test_without_a_discriminability_there_is_nothing_to_draw(result, tmp_path):
+    with pytest.raises(UserError, match="no value of 'discriminability': for a reason"):
+        acgan_figures(without_value(result, "discriminability"), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("stem", ACGAN[1:])
+def test_a_panel_without_a_value_says_why(result, stem, tmp_path):
+    panels = acgan_panels(without_value(result, stem))
+    assert panels.reasons == {stem: "for a reason"}
+    assert [bool(panels.gain), bool(panels.alike), bool(panels.against)] == [stem != other for other in ACGAN[1:]]
+    acgan_figures(without_value(result, stem), tmp_path / "without.png")
+    acgan_figures(result, tmp_path / "with.png")
+    assert (tmp_path / "without.png").read_bytes() != (tmp_path / "with.png").read_bytes()
 
 
 def test_without_matplotlib_it_says_how_to_get_it(result, tmp_path, monkeypatch):

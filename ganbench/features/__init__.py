@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ganbench import registry
 from ganbench.errors import UserError
 from ganbench.images import check
+from ganbench.precision import full_float32
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class FeatureExtractor(nn.Module):
     classes: tuple[str, ...] = ()
     sha256: str = ""  # of the weights' file; empty where there are no weights
     official: bool = True  # False: not the published weights, so that no published name may be used
+    report: dict[str, Any]  # what runs found out (an error, a fallback): for the reader, part of no key
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report = {}
 
     @property
     def title(self) -> str:
@@ -83,7 +89,8 @@ def extract(
     extractor = extractor.to(device)
     parts = []
     for batch in images.split(batch_size or extractor.batch_size(device, images.shape)):
-        out = extractor(batch.to(device))
+        with full_float32():
+            out = extractor(batch.to(device))
         parts.append(Features(out.features.float().cpu(), None if out.logits is None else out.logits.float().cpu()))
         if advance:
             advance(len(batch))

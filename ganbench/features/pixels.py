@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -17,6 +18,9 @@ class Pixels(FeatureExtractor):
         super().__init__()
         if weights is not None:
             raise UserError(f"--weights pixels={weights}: the extractor 'pixels' has no weights. Leave the option out.")
+
+    def batch_size(self, device: torch.device, shape: torch.Size) -> int:
+        return 4096
 
     def forward(self, images: Tensor) -> Features:
         return Features(images.flatten(1).float() / 255.0)

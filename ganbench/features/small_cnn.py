@@ -74,6 +74,9 @@ class SmallCNN(FeatureExtractor):
         )  # fmt: skip
         self.head = nn.Linear(128, len(classes))
 
+    def batch_size(self, device: torch.device, shape: torch.Size) -> int:
+        return 128 if device.type == "cpu" else 4096
+
     def forward(self, images: Tensor) -> Features:
         x = to_float(images)
         if x.shape[1] != self.channels:

@@ -6,13 +6,22 @@ Wang et al. (2003), "Multi-scale structural similarity for image quality assessm
 (2017), arXiv:1610.09585, Section 4.2, for the mean over random pairs within a class as a measure of diversity. Range
 [0, 1]; the reading depends on the data: compare with the row of real images.
 
-Variant `shrunk-window`, after the ProGAN code base: at each scale the 11-tap Gaussian window (sigma 1.5) is shrunk to
-the image where that is smaller, and sigma with it; scales are halved by 2 x 2 means (an odd last row or column is
-averaged alone); negative terms count as 0. On images of 176 px and more whose sides are divisible by 16 it is the
-usual MS-SSIM and agrees with pytorch-msssim.
+Variants, named since no code bases agree below 176 px; both halve scales by 2 x 2 means (an odd last row or column is
+averaged alone), count negative terms as 0, and are defined from 1 px up. On square images of 176 px and more whose
+sides are divisible by 16 both are the usual MS-SSIM, which pytorch-msssim gives.
+
+- `shrunk-window` (the protocols'), as in the ProGAN code base: the 11-tap Gaussian window (sigma 1.5) is shrunk at each
+  scale to the image where that is smaller, and sigma with it.
+- `cut-window`, as in compare_gan: the window is cut to the image, and sigma stays 1.5.
+
+Images above 64 px are filtered in float32 (by oneDNN, with all planes of a batch side by side) in terms of the
+difference of the two images, so that what they share cancels before it is rounded: within 1e-5 of float64, and
+exactly 1 for a pair of equals. A pair with a factor so near 0 that its root would magnify the rounding is done again
+in float64.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,46 +32,112 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
 PAIRS = 1000
+VARIANTS = ("shrunk-window", "cut-window")
+CACHED = 500_000  # values of one of the two images that are filtered at a time: more leave the processor's cache
+SMALL = 0.01  # rounding moves a factor by 1e-6 at most, and above this its root by less than 1e-5
 
 
-def _window(size: int) -> Tensor:
-    """Gaussian window of `size` taps that sums to 1; sigma is 1.5 at 11 taps and shrinks in proportion."""
-    sigma = 1.5 * size / 11
+def _window(size: int, variant: str = "shrunk-window") -> Tensor:
+    """Gaussian window of `size` taps that sums to 1: sigma is 1.5 at 11 taps, below them in proportion or the same."""
+    sigma = 1.5 * size / 11 if variant == "shrunk-window" else 1.5
     t = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     w = torch.exp(-(t**2) / (2 * sigma**2))
     return w / w.sum()
 
 
-def _blur(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Separable 'valid' filtering of N x C x H x W."""
-    c = x.shape[1]
-    x = F.conv2d(x, vertical.view(1, 1, -1, 1).expand(c, -1, -1, -1), groups=c)
-    return F.conv2d(x, horizontal.view(1, 1, 1, -1).expand(c, -1, -1, -1), groups=c)
+def ms_ssim(a: Tensor, b: Tensor, variant: str = "shrunk-window") -> Tensor:
+    """MS-SSIM of N pairs of images N x C x H x W in 0..255: float64, shape N, in [0, 1]; the mean over channels.
 
-
-def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """MS-SSIM of N pairs of uint8 images N x C x H x W: float64, shape N, in [0, 1]; the mean over channels.
-
-    Computed in float64, since small windows over flat regions lose all digits of float32.
+    uint8 images above 64 px are computed in float32 where that is exact to 1e-5, everything else in float64; float64
+    images always are. Raises ValueError for images of two shapes and for an unknown variant.
     """
-    x, y = a.double(), b.double()
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant '{variant}' of MS-SSIM: {', '.join(VARIANTS)}")
+    if a.shape != b.shape:
+        raise ValueError(f"pairs need images of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    pairs = max(1, -(-CACHED // max(1, a[:1].numel())))
+    parts = [_ms_ssim(x, y, variant) for x, y in zip(a.split(pairs), b.split(pairs), strict=True)]
+    return torch.cat(parts)
+
+
+def _ms_ssim(a: Tensor, b: Tensor, variant: str) -> Tensor:
+    if min(a.shape[2:]) <= 64 or a.dtype == torch.float64:
+        return _combined(_factors(a.double() - 127.5, b.double() - 127.5, _banded, variant))
+    n, c, h, w = a.shape
+    x, y = (t.reshape(1, n * c, h, w).contiguous(memory_format=torch.channels_last).float().sub_(127.5) for t in (a, b))
+    factors = _factors(x, y, _depthwise, variant).view(len(WEIGHTS), n, c)
+    values = _combined(factors)
+    again = ((factors < SMALL) & (factors > -SMALL)).any(2).any(0)
+    if again.any():
+        values[again] = _ms_ssim(a[again].double(), b[again].double(), variant)
+    return values
+
+
+Blur = Callable[[list[Tensor], Tensor, Tensor], list[Tensor]]  # (maps, vertical and horizontal window) -> filtered maps
+
+
+def _factors(x: Tensor, y: Tensor, blur: Blur, variant: str) -> Tensor:
+    """The terms l cs (last scale) and cs of images N x C x H x W less 127.5, by scale: float64, 5 x N x C."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    result: Tensor | None = None
-    for scale, weight in enumerate(WEIGHTS):
+    means = []
+    for scale in range(len(WEIGHTS)):
         h, w = x.shape[2:]
-        wv, wh = _window(min(11, h)), _window(min(11, w))
-        mu_x, mu_y = _blur(x, wv, wh), _blur(y, wv, wh)
-        var_x = _blur(x * x, wv, wh) - mu_x**2
-        var_y = _blur(y * y, wv, wh) - mu_y**2
-        cov = _blur(x * y, wv, wh) - mu_x * mu_y
-        term = (2 * cov + c2) / (var_x + var_y + c2)
+        d = x - y
+        level = d.mean((2, 3), keepdim=True).round_()  # whole, so that taking it off is exact; variances do not see it
+        d = d - level
+        # Four maps instead of the usual five, by 2 cov(x, y) = var x + var y - var(x - y).
+        mu_x, mu_y, squares, differences = blur(
+            [x, y, (x * x).addcmul_(y, y), d * d], _window(min(11, h), variant), _window(min(11, w), variant)
+        )
+        mu_d = mu_x - mu_y - level
+        spread = (squares - mu_x * mu_x).addcmul_(mu_y, mu_y, value=-1).add_(c2)
+        term = 1 - differences.addcmul_(mu_d, mu_d, value=-1).div_(spread)
         if scale == len(WEIGHTS) - 1:
-            term = term * (2 * mu_x * mu_y + c1) / (mu_x**2 + mu_y**2 + c1)
-        factor = term.mean((2, 3)).clamp(min=0) ** weight  # N x C
-        result = factor if result is None else result * factor
+            mu_x, mu_y = mu_x + 127.5, mu_y + 127.5
+            term = term * (1 - (mu_x - mu_y) ** 2 / (mu_x * mu_x + mu_y * mu_y + c1))
+        means.append(term.mean((2, 3), dtype=torch.float64))
         x, y = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (x, y))
-    assert result is not None
-    return result.mean(1)
+    return torch.stack(means)
+
+
+def _combined(factors: Tensor) -> Tensor:
+    """The weighted geometric mean over 5 scales, then the mean over channels: 5 x N x C to N."""
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64).view(-1, 1, 1)
+    return (factors.clamp(min=0) ** weights).prod(0).mean(1)
+
+
+def _depthwise(maps: list[Tensor], vertical: Tensor, horizontal: Tensor) -> list[Tensor]:
+    """Separable 'valid' filtering of maps 1 x P x H x W, channels last, float32."""
+    x = torch.cat(maps, 1)
+    planes = x.shape[1]
+    x = F.conv2d(x, _rounded(vertical).view(1, 1, -1, 1).repeat(planes, 1, 1, 1), groups=planes)
+    x = F.conv2d(x, _rounded(horizontal).view(1, 1, 1, -1).repeat(planes, 1, 1, 1), groups=planes)
+    return list(x.split(planes // len(maps), 1))
+
+
+def _rounded(window: Tensor) -> Tensor:
+    """The window in float32, still summing to 1: the outermost tap, the smallest, takes what rounding left over."""
+    taps = window.float()
+    taps[0] += 1 - taps.double().sum()
+    return taps
+
+
+def _banded(maps: list[Tensor], vertical: Tensor, horizontal: Tensor) -> list[Tensor]:
+    """Separable 'valid' filtering of maps N x C x H x W, float64, as products with band matrices."""
+    return [_product(_product(x.mT, vertical).mT, horizontal) for x in maps]
+
+
+def _product(x: Tensor, window: Tensor, block: int = 54) -> Tensor:
+    """Filtering along the last axis, `block` results at a time: a whole band matrix is mostly zeros."""
+    taps, results = len(window), x.shape[-1] - len(window) + 1
+    parts = []
+    for start in range(0, results, block):
+        k = min(block, results - start)
+        band = torch.zeros(k + taps - 1, k, dtype=x.dtype)
+        for i in range(taps):
+            band.diagonal(-i).fill_(window[i])
+        parts.append(x[..., start : start + k + taps - 1] @ band)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -73,8 +148,8 @@ def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[
     return rows[first], rows[second]
 
 
-def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], values: int = 1 << 20) -> Tensor:
-    """MS-SSIM of each pair of rows; `values` pixels at a time, to bound the memory."""
+def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], values: int = 1 << 24) -> Tensor:
+    """MS-SSIM of each pair of rows; `values` pixels are gathered at a time, to bound the memory."""
     batch = max(1, values // images[0].numel())
     batches = zip(pairs[0].split(batch), pairs[1].split(batch), strict=True)
     return torch.cat([ms_ssim(images[a], images[b]) for a, b in batches])

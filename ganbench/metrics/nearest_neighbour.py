@@ -9,23 +9,136 @@ MNIST's own 60,000 training images it is 3.09 %.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.distances import Rows, distinct, exact, mean, product, tile, usual
+
+QUERIES, POINTS = 1024, 4096  # rows and columns of a tile
+WHOLE = 1024  # products of pixels less 128 whose sum float32 holds exactly, in any order
+BYTES = 2**31 // (3 * 2**14)  # pixels whose score is below 2^31: the norm and twice the product
 
 
-def nearest(queries: Tensor, points: Tensor, chunk: int = 500) -> Tensor:
-    """Index of the Euclidean nearest of M x d uint8 points for each of N x d uint8 queries: int64 N.
+def nearest(queries: Tensor, points: Tensor) -> Tensor:
+    """Index of the Euclidean nearest of M x d points for each of N x d queries, uint8 or floating: int64 N.
 
-    Exact, and the first wins a tie: sums of d products of pixels less 128 are whole numbers up to 2^14 d, which
-    float32 holds for d <= 1,024 and float64 always; their differences are taken in float64.
+    Exact, and the first wins a tie. Raises Unavailable if there are no points.
     """
-    dtype = torch.float32 if points.shape[1] <= 1024 else torch.float64
-    p = points.to(dtype) - 128
-    norm = p.square().sum(1).double()
-    return torch.cat([(norm - 2 * (q.to(dtype) - 128) @ p.T).argmin(1) for q in queries.split(chunk)])
+    if not len(points):
+        raise Unavailable("a nearest neighbour needs at least 1 image")
+    if queries.dtype == points.dtype == torch.uint8:
+        return _nearest_pixels(queries, points)
+    return _nearest_features(usual(queries), usual(points))
+
+
+def _nearest_pixels(queries: Tensor, points: Tensor) -> Tensor:
+    """Among uint8 points: the least |p|^2 - 2 q'p, of pixels less 128, whose products are whole numbers up to 2^14.
+
+    With products of bytes summed in 32 bits it is exact up to 43,690 pixels. Else by float32: every partial sum of
+    1,024 products, in whatever order it is taken, is a whole number up to 2^24, which float32 holds; the score is
+    exact below 2^24 in size, never below -2^24, and larger ones stay larger when rounded. A query whose least score
+    is not below 2^24 is looked at again in float64, as are images of more than 1,024 pixels throughout: sums of 1,024
+    at a time.
+    """
+    d = queries.shape[1]
+    if d <= BYTES and bytes_multiply():
+        return _least_score(queries, points, torch.int32)[1]
+    best, at = _least_score(queries, points, torch.float32 if d <= WHOLE else torch.float64)
+    if d <= WHOLE and len(again := (best >= 2**24).nonzero().squeeze(1)):
+        at[again] = _least_score(queries[again], points, torch.float64)[1]
+    return at
+
+
+@lru_cache
+def bytes_multiply() -> bool:
+    """True if this processor multiplies matrices of bytes fast, and sums them in 32 bits without saturating.
+
+    Some instructions saturate at 16 bits on the way, which products of extremes would show.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")):
+        return False
+    try:
+        for a, b in ((-128, -128), (127, 127), (-128, 127), (127, -128)):
+            x, y = torch.full((64, 1024), a, dtype=torch.int8), torch.full((64, 1024), b, dtype=torch.int8)
+            if not (torch._int_mm(x, y.T.contiguous()) == a * b * 1024).all():
+                return False
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def _least_score(queries: Tensor, points: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The least |p|^2 - 2 q'p over the points for each query, rounded to dtype once, and the first point with it."""
+    largest = torch.iinfo(dtype).max if dtype == torch.int32 else math.inf
+    best = torch.full((len(queries),), largest, dtype=dtype)
+    at = torch.zeros(len(queries), dtype=torch.int64)
+    for first in range(0, len(points), POINTS):
+        p = points[first : first + POINTS]
+        norms = (p.float() - 128).square_().sum(1, dtype=torch.float64).to(dtype)
+        parts = [_signed(p).T.contiguous()] if dtype == torch.int32 else [s.float() - 128 for s in p.split(WHOLE, 1)]
+        for start in range(0, len(queries), QUERIES):
+            q = queries[start : start + QUERIES]
+            if dtype == torch.int32:
+                score = torch._int_mm(_signed(q), parts[0])
+            else:
+                score = product(q[:, :WHOLE].float() - 128, parts[0]).to(dtype)
+                for a, b in zip(q.split(WHOLE, 1)[1:], parts[1:], strict=True):
+                    score += product(a.float() - 128, b)
+            least, here = torch.sub(norms, score, alpha=2, out=score).min(1)
+            rows = slice(start, start + QUERIES)
+            better = least < best[rows]
+            best[rows] = torch.where(better, least, best[rows])
+            at[rows] = torch.where(better, here + first, at[rows])
+    return best, at
+
+
+def _signed(pixels: Tensor) -> Tensor:
+    """uint8 less 128, as int8."""
+    return (pixels ^ 128).view(torch.int8)
+
+
+def _nearest_features(queries: Tensor, points: Tensor) -> Tensor:
+    """Among floating points: by products in float32 where the second nearest is surely farther, else exactly."""
+    if queries.dtype != points.dtype:
+        queries, points = queries.double(), points.double()
+    if not len(queries):
+        return torch.zeros(0, dtype=torch.int64)
+    chosen = distinct(points)[0].sort().values
+    centre = mean(points)
+    x, y = Rows(queries, centre, QUERIES), Rows(points[chosen], centre, POINTS)
+    dtype = torch.float32 if x.dtype == y.dtype == torch.float32 else torch.float64
+    best, second = torch.full((2, len(queries)), math.inf, dtype=torch.float64)
+    at = torch.zeros(len(queries), dtype=torch.int64)
+    for columns in y.spans:
+        for span in x.spans:
+            rows = slice(*span)
+            d = tile(x, span, y, columns, dtype)
+            least, here = d.min(1)
+            next_least = d.scatter_(1, here[:, None], math.inf).amin(1)
+            better = least < best[rows]
+            second[rows] = torch.stack(
+                [torch.maximum(least.double(), best[rows]), second[rows], next_least.double()]
+            ).amin(0)
+            best[rows] = torch.where(better, least.double(), best[rows])
+            at[rows] = torch.where(better, here + columns[0], at[rows])
+    unsure = (second - x.slack(second, dtype) <= best + x.slack(best, dtype)).nonzero().squeeze(1)
+    for some in unsure.split(max(1, (1 << 22) // len(chosen))) if len(unsure) else ():
+        at[some] = _exactly_nearest(x[some], y)
+    return chosen[at]
+
+
+def _exactly_nearest(x: Rows, y: Rows) -> Tensor:
+    """The same among distinct points for few queries: by products in float64, and exactly among the nearest."""
+    d = torch.cat([tile(x, (0, len(x.rows)), y, columns, torch.float64) for columns in y.spans], 1)
+    least = d.amin(1)
+    i, j = (d <= (least + 2 * x.slack(least, torch.float64))[:, None]).nonzero().unbind(1)
+    squared = exact(x.rows, i, y.rows, j)
+    closest = torch.full_like(least, math.inf).scatter_reduce_(0, i, squared, "amin")
+    wins = squared == closest[i]
+    return torch.full_like(i[: len(least)], len(y.rows)).scatter_reduce_(0, i[wins], j[wins], "amin")
 
 
 def _compute(inputs: Inputs) -> list[Value]:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ganbench.metrics import frechet, inception_score
 from ganbench.metrics.contract import Inputs, Protocol, Side, Unavailable, Value
+from ganbench.metrics.frechet import PROTOCOLS as FRECHET
+from ganbench.metrics.inception_score import PROTOCOLS as SCORE
 
 THRESHOLDS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.1)
 SAMPLES = 5_000
@@ -28,8 +29,8 @@ BATCH = 500
 RAREST = 1e-3  # share of draws within the threshold, below which there is no point in waiting for them
 DISTINCT = 100  # values that a continuous element takes at least, in 5,000 draws
 
-_FD = next(p for p in frechet.PROTOCOLS if p.stem == "fd")
-_SCORE = next(p for p in inception_score.PROTOCOLS if p.stem == "score")
+_FD = next(p for p in FRECHET if p.stem == "fd")
+_SCORE = next(p for p in SCORE if p.stem == "score")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ def test_an_image_has_the_same_features_in_any_batch(extractor):
     assert torch.allclose(extractor(x).features, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_float_images_are_in_the_same_units_and_are_not_rounded(extractor):
+    x = images(1, 3, 64)
+    assert torch.equal(extractor(x.float()).features, extractor(x).features)
+    assert not torch.equal(extractor(x.float() + 0.25).features, extractor(x).features)
+
+
 def test_the_packaged_weights_are_official_and_others_carry_their_hash(extractor, tmp_path):
     assert extractor.title == "efficientnet-lite0"
     state = extractor.net.state_dict()

@@ -12,6 +12,7 @@ import torch
 import torch_fidelity
 import torch_fidelity.feature_extractor_inceptionv3 as published
 from support import write_png
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from ganbench.errors import UserError
 from ganbench.features import create, inception_v3
@@ -36,6 +37,13 @@ def weights(tmp_path_factory):
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         elif name.endswith("bn.bias"):
             parameter.normal_(std=0.1)
+        elif name.endswith("bn.weight"):
+            parameter.uniform_(0.8, 1.2)
+    for name, buffer in net.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.8, 1.2)
     [features] = net(pictures(4, 3, 32, 0))
     mean = features.mean(0, keepdim=True)
     w = torch.randn(1008, 2048) * 5 / (features - mean).norm(dim=1).mean()
@@ -63,7 +71,7 @@ def network_input(extractor, images):
     def stop(module, args):
         raise Stop(args[0])
 
-    hook = extractor.net.Conv2d_1a_3x3.register_forward_pre_hook(stop)
+    hook = extractor.net.stem[0].register_forward_pre_hook(stop)
     try:
         with pytest.raises(Stop) as caught:
             extractor(images)
@@ -106,7 +114,100 @@ def test_an_image_has_the_same_features_and_logits_without_bias_in_any_batch(ext
     assert (both.features.shape, both.logits.shape) == ((2, 2048), (2, 1008))
     assert both.features.std() > 0.01
     assert torch.allclose(both.features[1], second.features[0], rtol=1e-4, atol=1e-5)
-    assert torch.allclose(both.logits, both.features @ extractor.net.fc.weight.T, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(both.logits, both.features @ extractor.net.classifier.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain(weights):
+    """torch-fidelity's own network with the same weights: uint8 N x 3 x H x W to features and logits."""
+    return published.FeatureExtractorInceptionV3("inception-v3", ["2048", "logits_unbiased"], str(weights))
+
+
+def error(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 3, 299, 299), (1, 3, 150, 90)])
+def test_features_and_logits_are_those_of_torch_fidelity(extractor, plain, shape):
+    images = pictures(shape[0], 3, max(shape[2:]), 3)[:, :, : shape[2], : shape[3]]
+    ours, theirs = extractor(images), plain(images)
+    assert theirs[0].std() > 0.01
+    assert theirs[1].std() > 0.01
+    assert error(ours.features, theirs[0]) < 1e-5
+    assert error(ours.logits, theirs[1]) < 2e-5
+
+
+def test_without_onednn_the_features_are_the_same_and_the_report_says_so(weights, extractor, monkeypatch):
+    images = pictures(1, 3, 32, 4)
+    expected = extractor(images)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    other = create("inception-v3", weights)
+    assert error(other(images).features, expected.features) < 1e-5
+    assert other.report == {"convolutions": "torch"}
+    if torch.backends.mkldnn.is_available():
+        assert extractor.report == {"convolutions": "oneDNN with ReLU"}
+
+
+def test_float_images_are_the_uint8_ones_and_what_lies_between_levels_is_seen(extractor):
+    images = pictures(1, 3, 32, 5)
+    assert torch.equal(extractor(images.float()).features, extractor(images).features)
+    raised = network_input(extractor, images.float() + 0.25) - network_input(extractor, images)
+    assert (raised - 0.25 / 128).abs().max() < 5e-7
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (200, 60), (64, 400)])
+def test_images_that_are_not_square_are_resized_by_each_side_s_own_factor(shape):
+    image = pictures(1, 1, max(shape), 0)[:, :, : shape[0], : shape[1]]
+    expected = interpolate_bilinear_2d_like_tensorflow1x((image.float() - 128) / 128, (299, 299), align_corners=False)
+    x = inception_v3.scaled(image)
+    assert x.shape == (1, 3, 299, 299)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert (x - expected).abs().max() < 1e-6
+
+
+def test_lower_precision_allowed_elsewhere_does_not_reach_the_features_and_stays_allowed(extractor):
+    images = pictures(1, 3, 32, 6)
+    expected = extractor(images).features
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert torch.equal(extractor(images).features, expected)
+        with inception_v3.full_float32():
+            assert (
+                torch.get_float32_matmul_precision() == "highest"
+                or torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+            )
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_bfloat16_has_a_name_of_its_own_and_reports_the_error_it_made(weights, extractor, monkeypatch):
+    fast = create("inception-v3-bf16", weights)
+    images = pictures(3, 3, 32, 7)
+    out, exact = fast(images), extractor(images)
+    made = error(out.features, exact.features)
+    assert 1e-4 < made < 0.1
+    assert fast.report["probe_error"] == pytest.approx(made, rel=0.06)  # two digits are reported
+    assert out.features.dtype == out.logits.dtype == torch.float32
+    fast(pictures(2, 3, 32, 8))
+    assert fast.report["probe_error"] == pytest.approx(made, rel=0.06)  # of the first batch
+    assert "probe_error" not in fast.describe()
+    assert (fast.official, fast.title) == (False, f"inception-v3-bf16@{sha256_of(weights)[:8]}")
+    monkeypatch.setattr(inception_v3, "SHA256", sha256_of(weights))
+    published_ones = create("inception-v3-bf16", weights)
+    assert (published_ones.official, published_ones.title) == (False, "inception-v3-bf16")
+
+
+def test_spatial_features_are_the_first_seven_channels_of_mixed_6d_by_row_column_and_channel(weights, plain):
+    images, seen = pictures(2, 3, 32, 9), []
+    hook = plain.Mixed_6d.register_forward_hook(lambda module, args, out: seen.append(out))
+    plain(images)
+    hook.remove()
+    out = create("inception-v3-spatial", weights)(images)
+    assert out.logits is None
+    assert out.features.shape == (2, 2023)
+    assert error(out.features.view(2, 17, 17, 7).permute(0, 3, 1, 2), seen[0][:, :7]) < 1e-5
 
 
 @pytest.mark.slow
@@ -172,7 +273,8 @@ def test_missing_weights_are_downloaded_once_and_their_hash_is_asked_for(monkeyp
     path = inception_v3.published_weights(download=True)
     assert path == tmp_path / "data" / "weights" / inception_v3.FILE
     assert inception_v3.published_weights(download=True) == path
-    assert calls == [(published.URL_INCEPTION_V3, inception_v3.SHA256)]
+    assert published.URL_INCEPTION_V3 == inception_v3.URL
+    assert calls == [(inception_v3.URL, inception_v3.SHA256)]
     assert inception_v3.SHA256.startswith("6726825d")  # as the publisher's own file name says
 
 
@@ -207,6 +309,22 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path, content, found
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(
         UserError, match=rf"other\.pth does not hold the weights of FID's Inception-v3 \(found {found}\)"
+    ):
+        create("inception-v3", tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("Mixed_7b.branch3x3_2a.conv.weight", None), ("Mixed_5b.branch_pool.conv.weight", torch.zeros(64, 192, 1, 1)),
+    ("fc.bias", None), ("Mixed_8a.conv.weight", torch.zeros(1)),
+])  # fmt: skip
+def test_an_entry_that_is_missing_of_another_shape_or_unknown_is_refused(weights, tmp_path, key, value):
+    state = torch.load(weights)
+    state.pop(key, None)
+    if value is not None:
+        state[key] = value
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(
+        UserError, match=r"other\.pth does not hold the weights of FID's Inception-v3 \(found \d+ entries"
     ):
         create("inception-v3", tmp_path / "other.pth")
 

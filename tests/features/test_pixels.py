@@ -17,3 +17,8 @@ def test_there_are_no_classes_and_no_weights():
     pixels = create("pixels")
     assert pixels(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).logits is None
     assert (pixels.classes, pixels.sha256, pixels.title) == ((), "", "pixels")
+
+
+def test_float_images_are_in_the_same_units_as_uint8_ones():
+    images = torch.tensor([0.0, 0.25, 254.5, 255.0]).view(1, 1, 2, 2)
+    assert torch.equal(create("pixels")(images).features, images.flatten(1) / 255)

@@ -134,3 +134,10 @@ def test_a_file_that_holds_no_classifier_is_refused_by_name(tmp_path, content):
         path.write_bytes(small_cnn.BUNDLED.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"bad\.safetensors is not a small-cnn weights file"):
         create("small-cnn", path)
+
+
+@pytest.mark.parametrize("side", [28, 40])
+def test_float_images_are_in_the_same_units_and_are_not_rounded(side):
+    net, x = create("mnist-cnn"), noise(2, 1, side)
+    assert torch.equal(net(x.float()).features, net(x).features)
+    assert not torch.equal(net(x.float() + 0.25).features, net(x).features)

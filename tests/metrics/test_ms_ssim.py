@@ -1,5 +1,7 @@
 """MS-SSIM against pytorch-msssim where both are defined, and against plain numpy below; the pairs it is taken over."""
 
+import importlib
+
 import numpy as np
 import pytest
 import pytorch_msssim
@@ -7,7 +9,9 @@ import torch
 from scipy.ndimage import convolve
 from scipy.signal import fftconvolve
 
-from ganbench.metrics import Inputs, Side, Unavailable, ms_ssim
+from ganbench.metrics import Inputs, Side, Unavailable
+
+ms_ssim = importlib.import_module("ganbench.metrics.ms_ssim")  # the package has a function so named
 
 WITHIN, ALL = ms_ssim.PROTOCOLS
 
@@ -21,14 +25,17 @@ def similar(n, c, side, seed, noise=40):
     return (x.round().clamp(0, 255).to(torch.uint8) for x in (a, b))
 
 
-def plain(a, b):
-    """One pair of one channel, H x W, as the ProGAN code base has it: 2-D windows, box filter, every second pixel."""
+def plain(a, b, cut=False):
+    """One pair of one channel, H x W, as the ProGAN code base has it: 2-D windows, box filter, every second pixel.
+
+    cut: sigma stays 1.5, as in compare_gan.
+    """
     x, y = a.astype(np.float64), b.astype(np.float64)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity, contrast = [], []
     for _ in range(5):
         size = min(11, *x.shape)
-        sigma = size * 1.5 / 11
+        sigma = 1.5 if cut else size * 1.5 / 11
         at = np.arange(size) - (size - 1) / 2
         window = np.exp(-(at[:, None] ** 2 + at[None, :] ** 2) / (2 * sigma**2))
         window /= window.sum()
@@ -69,6 +76,87 @@ def test_it_equals_plain_numpy_on_small_images(side, noise):
     expected = [plain(x[0], y[0]) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
     # Rounding of the FFT: where a factor is near 0 only digits after the comma count.
     assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("side", [8, 28, 50, 64, 100])
+def test_a_cut_window_keeps_its_sigma(side):
+    a, b = (x.double() for x in similar(3, 1, side, side, 40))
+    expected = [plain(x[0], y[0], cut=True) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    ours = ms_ssim.ms_ssim(a, b, variant="cut-window")
+    assert ours.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert (ours - ms_ssim.ms_ssim(a, b)).abs().max() > 1e-6  # the window is smaller than 11 at some scale
+
+
+def test_where_the_window_always_fits_the_variants_are_one():
+    a, b = (x.double() for x in similar(2, 1, 176, 0))
+    assert torch.equal(ms_ssim.ms_ssim(a, b, "cut-window"), ms_ssim.ms_ssim(a, b, "shrunk-window"))
+
+
+def blank(side):
+    """Flat pairs, pairs with one edge, and pairs that differ by a level: what float32 rounds worst."""
+    a, b = torch.zeros(6, 1, side, side, dtype=torch.uint8), torch.zeros(6, 1, side, side, dtype=torch.uint8)
+    a[0], b[0] = 255, 0
+    a[1], b[1] = 3, 250
+    a[2, :, :, : side // 2], b[2, :, : side // 2] = 255, 200
+    a[3], b[3] = 254, 255
+    a[4, :, ::2], b[4, :, 1::2] = 255, 255
+    a[5, :, side // 3 :], b[5, :, side // 3 :] = 250, 251
+    return a, b
+
+
+@pytest.mark.parametrize("side", [65, 128, 200])
+@pytest.mark.parametrize("noise", [2, 40, 200, "unrelated", "blank"])
+def test_large_uint8_images_have_the_value_of_float64_to_a_hundred_thousandth(side, noise):
+    if noise == "blank":
+        a, b = blank(side)
+    elif noise == "unrelated":
+        a, b = next(similar(6, 3, side, 1)), next(similar(6, 3, side, 2))
+    else:
+        a, b = similar(6, 3, side, side, noise)
+    error = (ms_ssim.ms_ssim(a, b) - ms_ssim.ms_ssim(a.double(), b.double())).abs().max().item()
+    assert error < (1e-5 if noise == "blank" else 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(128, 60), (17, 128), (90, 200)])
+def test_images_that_are_not_square_are_filtered_along_the_right_axes(shape):
+    a, b = (x[..., : shape[0], : shape[1]] for x in similar(2, 1, max(shape), 0))
+    assert ms_ssim.ms_ssim(a.mT, b.mT).tolist() == pytest.approx(ms_ssim.ms_ssim(a, b).tolist(), abs=1e-7)
+    # Sides swapped in one filter would change the shapes, and swapped windows a stretched image's value.
+    exact = [plain(p[0].numpy(), q[0].numpy()) for p, q in zip(a, b, strict=True)]
+    assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(exact, abs=2e-3 if min(shape) > 80 else 0.05)
+
+
+@pytest.mark.parametrize("side", [16, 100, 176])
+def test_equal_images_are_exactly_one(side):
+    a, _ = similar(2, 3, side, 1)
+    assert ms_ssim.ms_ssim(a, a.clone()).tolist() == [1.0, 1.0]
+    assert ms_ssim.ms_ssim(torch.full_like(a, 7), torch.full_like(a, 7)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("side", [28, 100])
+def test_a_pair_has_the_same_value_in_any_batch(side, monkeypatch):
+    a, b = similar(5, 3, side, 1)
+    alone = torch.cat([ms_ssim.ms_ssim(a[i : i + 1], b[i : i + 1]) for i in range(5)])
+    monkeypatch.setattr(ms_ssim, "CACHED", 2 * a[0].numel())
+    assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(alone.tolist(), abs=1e-7)
+
+
+def test_an_unknown_variant_and_pairs_of_two_shapes_are_refused():
+    a, b = similar(2, 1, 16, 1)
+    with pytest.raises(ValueError, match="unknown variant 'wang' of MS-SSIM: shrunk-window, cut-window"):
+        ms_ssim.ms_ssim(a, b, "wang")
+    with pytest.raises(ValueError, match="images of one shape"):
+        ms_ssim.ms_ssim(a, b[..., :8])
+
+
+def test_the_protocols_values_are_those_of_the_first_release():
+    # Taken before the filters were rewritten.
+    images = next(similar(12, 1, 28, 1, 0))
+    labels = torch.arange(12) % 2
+    assert measure(WITHIN, images, labels).value == pytest.approx(0.05840967601590379, abs=1e-9)
+    assert measure(ALL, images, labels).value == pytest.approx(0.044090279503957545, abs=1e-9)
+    large = next(similar(6, 1, 72, 1, 0))
+    assert measure(ALL, large, None).value == pytest.approx(0.0151569973087807, abs=1e-6)
 
 
 def test_colour_is_the_mean_over_the_channels():

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from ganbench.datasets.digits import digits
 from ganbench.metrics import Inputs, Side, Unavailable, nearest_neighbour
 from ganbench.metrics.nearest_neighbour import nearest
+
+
+@pytest.fixture(params=["bytes", "floats"], autouse=True)
+def arithmetic(request, monkeypatch):
+    if request.param == "floats":
+        monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda: False)
+    elif not nearest_neighbour.bytes_multiply():
+        pytest.skip("this processor does not multiply bytes")
 
 
 def exact(queries, points):
@@ -43,15 +51,15 @@ def test_it_equals_scikit_learn_on_the_digits(tmp_path):
 
 
 @given(n=st.integers(1, 300), d=st.integers(1, 60), top=st.sampled_from([2, 4, 256]), seed=st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_first_of_the_exactly_nearest_is_found(n, d, top, seed):
     # Pixels of few values have many ties.
     points, queries = pixels(n, d, seed, top), pixels(20, d, seed + 1, top)
-    assert nearest(queries, points, chunk=7).tolist() == exact(queries, points).tolist()
+    assert nearest(queries, points).tolist() == exact(queries, points).tolist()
 
 
 @pytest.mark.parametrize("top", [1, 256])
-@pytest.mark.parametrize("d", [784, 1024, 3072])
+@pytest.mark.parametrize("d", [784, 1024, 3072, 50_000])
 def test_ties_and_near_ties_of_large_images_are_exact_black_ones_too(d, top):
     base = pixels(1, d, 0, top)
     points = base.repeat(200, 1)
@@ -69,6 +77,74 @@ def test_distances_beyond_the_whole_numbers_of_float32_are_exact():
     white[:, 0] = 253  # 1,016 less than white from black
     white[30, :2] = 254  # 1,018 less
     assert nearest(torch.zeros(1, 1024, dtype=torch.uint8), white).tolist() == [30]
+
+
+def test_tiles_change_nothing(monkeypatch):
+    points, queries = pixels(300, 20, 0, 4), pixels(50, 20, 1, 4)
+    expected = exact(queries, points).tolist()
+    monkeypatch.setattr(nearest_neighbour, "QUERIES", 7)
+    monkeypatch.setattr(nearest_neighbour, "POINTS", 11)
+    assert nearest(queries, points).tolist() == expected
+    assert nearest(queries.float(), points.float()).tolist() == expected
+
+
+# --- Features
+
+
+def exact_features(queries, points):
+    """Sums of squared differences in float64."""
+    q, p = queries.double().numpy(), points.double().numpy()
+    return [int(np.square(p - row).sum(1).argmin()) for row in q]
+
+
+@given(
+    n=st.integers(1, 200),
+    d=st.integers(1, 40),
+    scale=st.sampled_from([1e-25, 1e-6, 1.0, 1e6, 1e25]),
+    offset=st.sampled_from([0.0, 1000.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_nearest_of_features_is_exact_at_any_scale_and_offset(n, d, scale, offset, dtype, seed):
+    g = torch.Generator().manual_seed(seed)
+    points = ((torch.randn(n, d, generator=g) + offset) * scale).to(dtype)
+    queries = ((torch.randn(20, d, generator=g) + offset) * scale).to(dtype)
+    assert nearest(queries, points).tolist() == exact_features(queries, points)
+
+
+@given(n=st.integers(1, 300), d=st.integers(1, 20), levels=st.sampled_from([1, 2, 4]), seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_first_of_equally_near_features_is_found(n, d, levels, seed):
+    g = torch.Generator().manual_seed(seed)
+    points, queries = (torch.randint(levels, (m, d), generator=g).float() for m in (n, 20))
+    assert nearest(queries, points).tolist() == exact_features(queries, points)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-5])
+def test_features_nearer_than_float32_products_can_tell_are_told_apart(spread):
+    g = torch.Generator().manual_seed(0)
+    centres = 100 * torch.randn(3, 64, generator=g)
+    points, queries = (centres[torch.arange(m) % 3] + spread * torch.randn(m, 64, generator=g) for m in (500, 60))
+    assert nearest(queries, points).tolist() == exact_features(queries, points)
+
+
+def test_features_equal_scikit_learn():
+    g = torch.Generator().manual_seed(0)
+    points, queries = torch.randn(2000, 64, generator=g), torch.randn(300, 64, generator=g)
+    knn = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(points.double())
+    found = knn.kneighbors(queries.double(), return_distance=False)[:, 0]
+    assert nearest(queries, points).tolist() == found.tolist()
+
+
+def test_without_points_or_queries():
+    with pytest.raises(Unavailable, match="needs at least 1 image"):
+        nearest(pixels(2, 4, 0), pixels(0, 4, 0))
+    assert nearest(torch.zeros(0, 4), torch.zeros(3, 4)).tolist() == []
+    assert nearest(pixels(0, 4, 0), pixels(3, 4, 0)).tolist() == []
+
+
+# --- The metric
 
 
 def test_the_standard_error_is_binomial_and_never_zero():
