@@ -173,27 +173,49 @@ def _settle(balls: Balls, x: _Distinct, own: Tensor, y: _Distinct, other: Tensor
     return squared <= radius if balls.closed else squared < radius
 
 
-def precision(n: Neighbourhoods) -> Tensor:
+def _precision(n: Neighbourhoods) -> Tensor:
     """One value a fake: 1 where it lies in the balls of the reals."""
     return (n.real_hits > 0).double()
 
 
-def recall(n: Neighbourhoods) -> Tensor:
+def _recall(n: Neighbourhoods) -> Tensor:
     """One value a real: 1 where it lies in the balls of the fakes."""
     return (n.fake_hits > 0).double()
 
 
-def density(n: Neighbourhoods) -> Tensor:
+def _density(n: Neighbourhoods) -> Tensor:
     """One value a fake: how many balls of reals hold it, over k."""
     return n.real_hits.double() / n.k
 
 
-def coverage(n: Neighbourhoods) -> Tensor:
+def _coverage(n: Neighbourhoods) -> Tensor:
     """One value a real: 1 where its ball holds a fake."""
     return n.covered.double()
 
 
-FORMULAS = {"precision": (precision, 0), "recall": (recall, 0), "density": (density, 1), "coverage": (coverage, 1)}
+def precision(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
+    """Share of the M x d fakes in a closed ball of the N x d reals, in [0, 1]. Unavailable for k or fewer samples."""
+    return _precision(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
+
+
+def recall(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
+    """Share of the N x d reals in a closed ball of the M x d fakes, in [0, 1]. Unavailable for k or fewer samples."""
+    return _recall(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
+
+
+def density(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
+    """Mean over M x d fakes of the open balls of N x d reals that hold one, over k. Unavailable for k or fewer."""
+    return _density(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
+
+
+def coverage(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
+    """Share of open balls of the N x d reals that hold one of the M x d fakes. Unavailable for k or fewer samples."""
+    return _coverage(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
+
+
+FORMULAS = {
+    "precision": (_precision, 0), "recall": (_recall, 0), "density": (_density, 1), "coverage": (_coverage, 1),
+}  # fmt: skip
 
 
 def subsampled_errors(values: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
