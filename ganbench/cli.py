@@ -541,6 +541,57 @@ def compare(a: Path, b: Path, quiet: bool) -> None:
 
 
 @main.command()
+@click.option("--model", help="The reference model of --ckpt.")
+@click.option("--ckpt", type=FILE, help="A checkpoint (.safetensors) to draw samples from.")
+@click.option("--images", help=f"Or images: {SOURCES}.")
+@click.option("--reference", help="The training images. Default: the checkpoint's training set.")
+@click.option("--extractor", help="By Euclidean distance of its features. Default: by L1 distance of pixels.")
+@click.option("--num", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples to look at.")
+@click.option("--rows", type=click.IntRange(1, 100), default=10, show_default=True, help="Samples to show.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the samples.")
+@click.option("--device", help="cpu, cuda, ... Default: an accelerator if there is one.")
+@click.option("--out", type=FILE, required=True, help="The PNG to write.")
+@common
+def neighbours(
+    model: str | None, ckpt: Path | None, images: str | None, reference: str | None, extractor: str | None, num: int,
+    rows: int, seed: int, device: str | None, out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """Draw samples beside their nearest training images.
+
+    Those that are nearest to one come first: what a generator that has memorised its training set would show.
+    """
+    if (ckpt is None) == (images is None):
+        raise UserError("give either --model NAME --ckpt FILE or --images SOURCE.")
+    if images is not None and reference is None:
+        raise UserError("give the training images with --reference.")
+    require_writable(out, "--out")
+    if extractor is not None:
+        registry.require("extractors", extractor)
+
+    from ganbench import checkpoint, datasets, features, sources
+    from ganbench import neighbours as picture
+    from ganbench.reproduction import choose_device
+
+    where = choose_device(device)
+    if ckpt is not None:
+        gan, meta = checkpoint.load(ckpt, model)
+        reference = reference or meta.data or None
+        if reference is None:
+            raise UserError(f"{ckpt} does not say what it was trained on: give --reference.")
+        real = sources.open_source(reference)
+        fake = sources.generate(gan, num, seed, where)
+    else:
+        assert images is not None
+        assert reference is not None
+        real, fake = sources.open_source(reference), sources.open_source(images)
+        fake = sources.take(fake, min(num, len(fake.images)), images, seed)
+    net = features.create(extractor, None, not datasets.offline()) if extractor else None
+    distances = picture.draw(fake.images, real.images, rows, out, net, where)
+    shown = f"{distances[0]:.4g} to {distances[-1]:.4g}"
+    click.echo(f"{out}  ({'L1 of pixels' if net is None else net.title}: {shown})")
+
+
+@main.command()
 @click.argument("result", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The PNG to write.")
 @common

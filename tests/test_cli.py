@@ -12,6 +12,7 @@ from PIL import Image
 from support import TINY, process, save_tiny, tiny_dcgan, write_png, write_recipe
 
 from ganbench import __version__, checkpoint, cli, evaluation, registry, sources
+from ganbench.datasets import load
 from ganbench.images import to_uint8
 
 # --- Start ---
@@ -450,3 +451,39 @@ def test_a_recipe_trains_on_a_plain_folder_and_names_it_by_its_last_part(ganbenc
     assert "| ten-classes " in done.out
     assert "real data" not in done.out  # there are no other images to play it
     assert "not comparable" in done.out  # it is another experiment than the paper's
+
+
+# --- neighbours
+
+
+def test_neighbours_puts_copies_first_and_beside_their_originals(ganbench, place):
+    real = load("digits:train").images
+    noise = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    fake = torch.cat([noise, real[[3, 500]]])
+    np.savez(place / "fake.npz", arr_0=fake.permute(0, 2, 3, 1).numpy())
+    for extra in ([], ["--extractor", "pixels"]):
+        args = "--images", "fake.npz", "--reference", "digits:train", "--rows", "3", "--out", "n.png"
+        done = ganbench("neighbours", *args, *extra)
+        assert done.code == 0, done.err
+        assert done.out.startswith("n.png  (")
+        assert ": 0 to " in done.out
+        picture = np.array(Image.open("n.png"))
+        side = picture.shape[0] // (3 * 10 + 2)  # three rows of 8 pixels and 2 between; small pictures are enlarged
+        cells = picture[::side, ::side]
+        for row, image in ((0, 3), (1, 500)):
+            for column in (0, 1):  # the copy, and its original
+                cell = cells[2 + 10 * row : 10 + 10 * row, 2 + 10 * column : 10 + 10 * column]
+                assert np.array_equal(cell, real[image, 0].numpy())
+
+
+def test_neighbours_of_a_checkpoint_are_of_its_training_set(ganbench, ckpt, place):
+    done = ganbench("neighbours", "--ckpt", ckpt, "--num", "12", "--out", "n.png")
+    assert done.code == 0, done.err
+    assert (place / "n.png").exists()
+
+
+def test_neighbours_of_too_few_images_are_refused(refuses, place):
+    np.savez(place / "few.npz", arr_0=np.zeros((3, 8, 8, 1), dtype=np.uint8))
+    refuses(["7 nearest training images", "not 3"], "neighbours", "--images", "digits", "--reference", "few.npz",
+            "--out", "n.png")  # fmt: skip
+    refuses(["--reference"], "neighbours", "--images", "digits", "--out", "n.png")

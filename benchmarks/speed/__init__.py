@@ -1,7 +1,7 @@
 """How fast ganbench is beside its peers: both run in turn in one process, and only the ratio counts.
 
-`python -m benchmarks.speed` runs everything and prints the table of `docs/speed.md`; with the name of a file beside this
-one it runs that. A file has `cases()`, a generator of `Case`, so that the data of one is gone before the next.
+`python -m benchmarks.speed` runs everything and prints the table of `docs/speed.md`; with the name of a file beside
+this one it runs that. A file has `cases()`, a generator of `Case`, so that the data of one is gone before the next.
 """
 
 import os

@@ -12,6 +12,12 @@ from benchmarks.speed import Row, run
 
 HERE = Path(__file__).parent
 FILES = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_"))
+ABOUT = """# Speed, beside other tools
+
+Written by `python -m benchmarks.speed` (`pip install -e '.[bench]'`). Ours and theirs run in turn in one process on the same inputs, and the outcomes
+are compared first; seconds are medians, the ratio is the median over rounds of theirs over ours with its extremes. Absolute figures move from machine
+to machine. MiB: what the memory grew by while it ran. Goals that are missed are marked.
+"""
 HEAD = "| what | ours | beside | theirs | ratio | goal | ours, MiB | theirs, MiB |\n|---|---|---|---|---|---|---|---|"
 
 
@@ -35,8 +41,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    lines = [machine, "", HEAD]
-    print("\n".join(lines), flush=True)
+    lines = [ABOUT, machine, "", HEAD]
+    print("\n".join(lines[1:]), flush=True)
     for name in options.files or FILES:
         for case in importlib.import_module(f"benchmarks.speed.{name}").cases():
             for row in run(case):

@@ -228,7 +228,7 @@ def subsampled_errors(values: Callable[[Tensor, Tensor], Tensor], real: Tensor, 
     groups = next((g for least, g in ((4000, 16), (192, 8), (96, 4), (48, 2)) if n >= least), 0)
     if not groups:
         return None
-    rounds = 2 if n >= 4000 else 4
+    rounds = 2 if n >= 4000 else 16
     generator = torch.Generator().manual_seed(PARTITION_SEED)
     coarse = _variances(values, real, fake, groups, rounds, generator)
     fine = _variances(values, real, fake, 2 * groups, rounds, generator)

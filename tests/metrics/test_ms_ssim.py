@@ -238,12 +238,11 @@ def test_pairs_over_all_samples_are_unlike_those_within_a_class():
 
 
 @pytest.mark.parametrize("protocol", [WITHIN, ALL], ids=lambda p: p.stem)
-def test_the_standard_error_is_the_standard_deviation_over_fresh_pairs(protocol, monkeypatch):
-    monkeypatch.setattr(ms_ssim, "PAIRS", 50)
-    monkeypatch.setattr(ms_ssim, "PAIRS_PER_CLASS", 25)
-    images = next(similar(16, 1, 8, 1, 0))
-    labels = torch.arange(16) % 2
-    runs = [measure(protocol, images, labels, seed) for seed in range(150)]
+def test_the_standard_error_is_the_standard_deviation_over_fresh_samples_and_pairs(protocol, monkeypatch):
+    monkeypatch.setattr(ms_ssim, "PAIRS", 200)
+    monkeypatch.setattr(ms_ssim, "PAIRS_PER_CLASS", 100)
+    labels = torch.arange(80) % 2
+    runs = [measure(protocol, next(similar(80, 1, 8, seed, 0)), labels, seed) for seed in range(150)]
     errors = np.array([r.uncertainty.value for r in runs])
     assert np.sqrt((errors**2).mean()) == pytest.approx(np.std([r.value for r in runs], ddof=1), rel=0.15)
 
@@ -262,3 +261,24 @@ def test_a_class_of_one_image_and_images_without_labels_are_unavailable():
         measure(WITHIN, images, None)
     with pytest.raises(Unavailable, match="two images"):
         measure(ALL, images[:1], None)
+
+
+def test_the_variance_of_a_mean_over_pairs_counts_the_images_that_pairs_share():
+    # Pairs i + j of n independent numbers: the mean over all pairs is twice their mean, of variance 4 / n.
+    n, m = 30, 4000
+    means, variances = [], []
+    for seed in range(200):
+        g = torch.Generator().manual_seed(seed)
+        x, pairs = torch.randn(n, generator=g, dtype=torch.float64), ms_ssim.random_pairs(torch.arange(n), m, g)
+        values = x[pairs[0]] + x[pairs[1]]
+        means.append(values.mean())
+        variances.append(ms_ssim.pairs_variance(values, pairs))
+    assert torch.stack(means).var().item() == pytest.approx(4 / n, rel=0.25)
+    assert sum(variances) / 200 == pytest.approx(4 / n, rel=0.15)
+    assert values.var().item() / m < 0.01 * 4 / n  # what independent pairs would have
+
+
+def test_the_variance_of_separate_pairs_is_that_of_independent_ones():
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = torch.arange(50), torch.arange(50, 100)
+    assert ms_ssim.pairs_variance(values, pairs) == pytest.approx(values.var().item() / 50, rel=1e-9)
