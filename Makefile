@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types check clean
+.PHONY: quickstart test lint types check speed calibration clean
 
 quickstart: $(STAMP)
 	$(BIN)/ganbench reproduce dcgan-digits --offline --out quickstart
@@ -26,6 +26,16 @@ check: $(STAMP)
 	rm -rf build/check
 	$(BIN)/ganbench reproduce tests/recipes/tiny-digits.toml --offline --quiet --device cpu --out build/check
 	$(BIN)/ganbench check tests/baselines/tiny-digits.json --out build/check --junit build/check/junit.xml
+
+# The table of docs/speed.md: a quarter of an hour on an idle machine.
+speed: $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then VIRTUAL_ENV=$(VENV) uv pip install --quiet --editable '.[bench]'; \
+	else $(BIN)/python -m pip install --quiet --editable '.[bench]'; fi
+	$(BIN)/python -m benchmarks.speed --out docs/speed.md
+
+# The tables of docs/calibration.md.
+calibration: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.calibration --out docs/calibration.md
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ganbench needs Python 3.10 or later: make PYTHON=python3.11 ...")'

@@ -14,9 +14,9 @@ HERE = Path(__file__).parent
 FILES = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_"))
 ABOUT = """# Speed, beside other tools
 
-Written by `python -m benchmarks.speed` (`pip install -e '.[bench]'`). Ours and theirs run in turn in one process on the same inputs, and the outcomes
-are compared first; seconds are medians, the ratio is the median over rounds of theirs over ours with its extremes. Absolute figures move from machine
-to machine. MiB: what the memory grew by while it ran. Goals that are missed are marked.
+Written by `python -m benchmarks.speed` (`pip install -e '.[bench]'`). Ours and theirs run in turn in one process on the
+same inputs, and the outcomes are compared first; seconds are medians, the ratio is the median over rounds of theirs
+over ours, with its extremes. Absolute figures move from machine to machine. MiB: what the memory grew by meanwhile.
 """
 HEAD = "| what | ours | beside | theirs | ratio | goal | ours, MiB | theirs, MiB |\n|---|---|---|---|---|---|---|---|"
 

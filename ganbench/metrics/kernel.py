@@ -31,6 +31,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
@@ -98,8 +100,8 @@ def _spread(x: Tensor, most: int) -> Tensor:
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """a b' of float32 rows. NumPy's: it takes half the time where a and b are the same rows."""
-    return torch.from_numpy(a.numpy() @ b.numpy().T)
+    """a b' of float32 rows."""
+    return F.linear(a, b)
 
 
 def _slices(n: int) -> list[slice]:
@@ -184,6 +186,22 @@ class _Cubic:
         k = t * t
         return k.addcmul_(t, whole).addcmul_(whole, whole).mul_(g)
 
+    def small_block(self, a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> NDArray[np.float32]:
+        """`block` by NumPy alone, whose product takes half the time where a and b are the same rows.
+
+        Its threads, still waiting for work, would hold up torch's after each product.
+        """
+        g = a.numpy() @ b.numpy().T
+        whole = np.add.outer(p.numpy().astype(np.float32), (q + self.s).numpy().astype(np.float32))
+        t = g + whole
+        k = t * t
+        t *= whole
+        k += t
+        whole *= whole
+        k += whole
+        k *= g
+        return k
+
     def rest(self, p: Tensor, q: Tensor) -> Tensor:
         """Sums of 3pq (A + s) over all q, for each p."""
         return 3 * p * ((2 * self.s + p) * q.sum() + q.square().sum())
@@ -201,10 +219,11 @@ class _Cubic:
             (self.v, self.q, self.v, self.q, 1 / (m * (m - 1))),
             (self.u, self.p, self.v, self.q, -2 / (n * m)),
         ):
-            k, same = self.block(a, p, b, q), a is b
-            between = k.sum(dtype=torch.float64) - (k.diagonal().sum(dtype=torch.float64) if same else 0)
-            between += self.rest(p, q).sum() - (self.own(p).sum() if same else 0)
-            total += weight * between.item()
+            same = a is b
+            k = self.small_block(a, p, b, q)
+            between = float(k.sum(dtype=np.float64)) - (float(k.trace(dtype=np.float64)) if same else 0)
+            between += (self.rest(p, q).sum() - (self.own(p).sum() if same else 0)).item()
+            total += weight * between
         return total * self.scale**6
 
     def all_pairs(self, in_x: Tensor | None = None, in_y: Tensor | None = None) -> tuple[_Sums, _Sums, _Sums]:
