@@ -21,7 +21,11 @@ from ganbench.results import Measurement
 from ganbench.sources import Samples, take
 
 # Features of the model under test itself, used like any extractor's: `nn_transfer_encoder`.
-OWN = {"encoder": "an encoder", "discriminator": "features of its discriminator"}
+OWN = {
+    "encoder": "an encoder",
+    "encoder-hidden": "an encoder with a hidden layer to show",
+    "discriminator": "features of its discriminator",
+}
 MISSING = {
     "real": "there is no reference: give --reference",
     "fake": "there are no generated images: give --images or --ckpt",

@@ -24,6 +24,8 @@ else:
 # A generator on the CPU takes the low 32 bits of its seed: beyond them seeds would repeat each other.
 MAX_SEED = 2**32 - 1
 
+PRECISIONS = ("float32", "bf16")
+
 _PACKAGE = Path(__file__).parent
 # In a wheel the recipes lie in the package; in a checkout they are the top-level folder.
 BUNDLED = _PACKAGE / "benchmarks" if (_PACKAGE / "benchmarks").is_dir() else _PACKAGE.parent / "benchmarks"
@@ -39,12 +41,26 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """The schedule. `steps` are updates of G; `ema_decay` 0 evaluates the last weights instead of their average."""
+    """The schedule.
+
+    steps: updates of G. ema_decay: 0 evaluates the last weights instead of their average. labels: how many images of
+    `data` have their label, as many of each class, drawn by the seed; 0: all. With few labels a batch is `batch_size`
+    of the labelled images and `unlabelled_batch_size` of all. precision: 'float32', or 'bf16' for products in bfloat16
+    with weights, sums and updates in float32.
+    """
 
     data: str
     batch_size: int
     steps: int
     ema_decay: float = 0.0
+    labels: int = 0
+    unlabelled_batch_size: int = 0
+    precision: str = "float32"
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the course of a run but its length: no step depends on how many there will be."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "steps" and v != defaults[k]}
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,12 @@ def read(path: Path) -> Recipe:
             raise UserError(f"{path}, {key} must be at least 1, not {number}.")
     if not recipe.evaluate.metrics:
         raise UserError(f"{path}, evaluate, 'metrics' must name at least one metric (`ganbench list metrics`).")
+    if recipe.train.precision not in PRECISIONS:
+        raise UserError(
+            f"{path}, train, 'precision' must be one of {', '.join(PRECISIONS)}, not '{recipe.train.precision}'."
+        )
+    if (recipe.train.labels > 0) != (recipe.train.unlabelled_batch_size > 0) or recipe.train.labels < 0:
+        raise UserError(f"{path}, train: 'labels' and 'unlabelled_batch_size' go together, both at least 1.")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{path}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
     return dataclasses.replace(recipe, sha256=hashlib.sha256(raw).hexdigest())

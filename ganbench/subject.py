@@ -10,7 +10,9 @@ from ganbench.metrics import Model
 from ganbench.precision import full_float32
 
 BATCH = 500
-METHODS = {"encoder": "encode", "discriminator": "discriminator_features"}  # the extractor's name, and whose it is
+METHODS = {
+    "encoder": "encode", "encoder-hidden": "encoder_features", "discriminator": "discriminator_features"
+}  # the extractor's name, and whose it is  # fmt: skip
 
 
 def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.device) -> Model:

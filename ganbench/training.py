@@ -7,6 +7,7 @@ that was killed goes on as if nothing had happened.
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from ganbench.errors import UserError
 from ganbench.files import atomic_path, write_text
 from ganbench.gan import GAN, Batch
 from ganbench.images import grid, save_png, to_float, to_uint8
-from ganbench.recipes import Recipe
+from ganbench.recipes import Recipe, TrainSpec
 
 CHECKPOINT, STATE, LOG, LOCK = "checkpoint.safetensors", "state.pt", "log.jsonl", ".lock"
 SAVE_EVERY_SECONDS = 30.0
@@ -62,18 +63,48 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
 
 
-def batches(data: Dataset, batch_size: int, seed: int, start: int, stop: int, device: torch.device) -> Iterator[Batch]:
-    """Batches of steps start..stop-1. Each epoch is a new permutation; its last incomplete batch is dropped."""
-    per_epoch = len(data) // batch_size
+def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
+    """`count` rows, as many of each class, drawn by `seed`: the few images whose labels may be seen."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    classes = int(labels.max()) + 1
+    return torch.cat([order[labels[order] == c][: count // classes] for c in range(classes)])
+
+
+def batches(
+    data: Dataset, train: TrainSpec, seed: int, start: int, stop: int | None, device: torch.device
+) -> Iterator[Batch]:
+    """Batches of steps start..stop-1, or without end. Each is a function of seed and step alone.
+
+    Each epoch is a new permutation of all images; its last incomplete batch is dropped. Of few labelled images, each
+    permutation is followed by the next without a gap.
+    """
     images = data.images.to(device)
     labels = None if data.labels is None else data.labels.to(device)
+    few = None
+    if train.labels and data.labels is not None:
+        few = labelled_rows(data.labels, train.labels, seed).to(device)
+    size = train.batch_size if few is None else train.unlabelled_batch_size
+    per_epoch = len(data) // size
     epoch, order = -1, torch.empty(0)
-    for step in range(start, stop):
+    for step in range(start, stop) if stop is not None else itertools.count(start):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = epoch_order(len(data), seed, epoch).to(device)
-        rows = order[step % per_epoch * batch_size :][:batch_size]
-        yield Batch(to_float(images[rows]), None if labels is None else labels[rows], step)
+        rows = order[step % per_epoch * size :][:size]
+        x = to_float(images[rows])
+        if few is None:
+            yield Batch(x, None if labels is None else labels[rows], step)
+        else:
+            assert labels is not None
+            own = few[endless(len(few), seed, step * train.batch_size, train.batch_size).to(device)]
+            yield Batch(to_float(images[own]), labels[own], step, x)
+
+
+def endless(n: int, seed: int, start: int, count: int) -> Tensor:
+    """Items start..start+count-1 of the permutations of 0..n-1 of epochs 0, 1, 2, ..., one after the other."""
+    first, last = start // n, (start + count - 1) // n
+    orders = torch.cat([epoch_order(n, seed, epoch) for epoch in range(first, last + 1)])
+    return orders[start - first * n :][:count]
 
 
 def train(
@@ -107,6 +138,9 @@ def _train(
     asked: list[int],
 ) -> Trained:
     gan = gan.to(device).train()
+    state_file = folder / STATE
+    if not state_file.exists():
+        gan.begin(to_float(chunk).to(device) for chunk in data.images.split(1000))
     optimizers = gan.optimizers()
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
@@ -114,10 +148,9 @@ def _train(
                 group.update(fused=True, foreach=False)
     average = copy.deepcopy(gan).requires_grad_(False) if recipe.train.ema_decay else None
     steps, start, seconds = recipe.train.steps, 0, 0.0
-    # Without the number of steps: no step depends on how many there will be, and so a run can be lengthened.
-    schedule = {key: value for key, value in asdict(recipe.train).items() if key != "steps"}
-    identity = {"model": asdict(recipe.model), "train": schedule, "seed": seed, "data": data.fingerprint}
-    state_file = folder / STATE
+    identity = {
+        "model": asdict(recipe.model), "train": recipe.train.identity(), "seed": seed, "data": data.fingerprint
+    }  # fmt: skip
     if state_file.exists():
         saved = _read_state(state_file, identity)
         try:
@@ -160,15 +193,20 @@ def _train(
         meta = checkpoint.Checkpoint(
             recipe.model.name, recipe.model.args, step, recipe.name, recipe.train.data, seed, commit
         )
-        checkpoint.save(folder / CHECKPOINT, (gan if average is None else average).state_dict(), meta)
+        evaluated = gan if average is None else average
+        if step == steps:
+            evaluated = copy.deepcopy(evaluated)  # training may go on from the weights as they are
+            evaluated.finish(batches(data, recipe.train, seed, steps, None, device))
+        checkpoint.save(folder / CHECKPOINT, evaluated.state_dict(), meta)
         with atomic_path(state_file) as part:  # last: a state that says "done" has its checkpoint beside it
             torch.save(state, part)
 
     began = saved_at = time.monotonic()
     log_every, grid_every = max(1, steps // 200), max(1, steps // GRIDS)
     text = ""
-    for batch in batches(data, recipe.train.batch_size, seed, start, steps, device):
-        losses = gan.training_step(batch, optimizers)
+    for batch in batches(data, recipe.train, seed, start, steps, device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+            losses = gan.training_step(batch, optimizers)
         step = batch.step + 1
         if average is not None:
             _update_average(average, gan, recipe.train.ema_decay)

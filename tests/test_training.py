@@ -17,6 +17,7 @@ from support import TINY, process, tiny_dcgan, write_recipe
 from ganbench import recipes, registry, training
 from ganbench.datasets import Dataset, load
 from ganbench.errors import UserError
+from ganbench.recipes import TrainSpec
 from ganbench.training import CHECKPOINT, LOG, STATE, TrainingFailed, batches, epoch_order, train
 
 CPU = torch.device("cpu")
@@ -69,8 +70,8 @@ def test_each_seed_has_an_order_of_its_own():
 
 
 def test_batches_from_the_middle_are_those_of_a_whole_run(data):
-    whole = list(batches(data, 400, 0, 0, 8, CPU))  # three batches an epoch
-    later = list(batches(data, 400, 0, 5, 8, CPU))
+    whole = list(batches(data, TrainSpec("digits", 400, 8), 0, 0, 8, CPU))  # three batches an epoch
+    later = list(batches(data, TrainSpec("digits", 400, 8), 0, 5, 8, CPU))
     assert [b.step for b in whole] == list(range(8))
     assert [b.step for b in later] == [5, 6, 7]
     for a, b in zip(whole[5:], later, strict=True):
@@ -82,7 +83,7 @@ def test_batches_from_the_middle_are_those_of_a_whole_run(data):
 
 
 def test_labels_stay_with_their_images(data):
-    batch = next(batches(data, 64, 0, 0, 1, CPU))
+    batch = next(batches(data, TrainSpec("digits", 64, 1), 0, 0, 1, CPU))
     rows = epoch_order(len(data), 0, 0)[:64]
     assert torch.equal(batch.y, data.labels[rows])
     assert torch.equal(((batch.x + 1) * 127.5).round().to(torch.uint8), data.images[rows])
