@@ -1,7 +1,7 @@
 """The contract that a reference model fulfils.
 
 A reference model is one `torch.nn.Module` in one file that can be read beside the paper. The training loop knows only
-`begin`, `optimizers`, `training_step` and `finish`; the evaluation knows only `sample` and what else the model is capable of.
+`begin`, `optimizers`, `training_step` and `finish`; the evaluation knows only `sample` and what else the model can do.
 Images are float in [-1, 1] here, N x C x H x W.
 """
 

@@ -123,7 +123,7 @@ def test_two_training_steps_have_finite_losses_and_move_every_network(model):
 
 
 def test_each_loss_moves_only_the_networks_that_it_is_of(model, monkeypatch):
-    """Whoever calls `minimize` or `minimize_together` names optimisers: their networks move, and no other is touched."""
+    """`minimize` and `minimize_together` name optimisers: their networks move, and no other is touched."""
     module = sys.modules[type(model).__module__]
     calls = []
     model.train()
