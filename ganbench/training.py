@@ -1,44 +1,43 @@
-"""The one training loop: data by index from memory, the model's own step, averages, checkpoints, resume.
+"""The one training loop: data by index from memory, the model's own step, averages, checkpoints, resume, many devices.
 
-A run folder holds `checkpoint.safetensors` (what is evaluated), `state.pt` (all that resuming needs), `log.jsonl` and
-`samples/`. The order of the data depends on the seed and the epoch alone, and `state.pt` carries the rest, so a run
-that was killed goes on as if nothing had happened.
+What a run leaves behind is in `ganbench.run_folder`, the order of its data in `ganbench.batches`, what it watches for
+in `ganbench.health`. The order of the data depends on the seed and the step alone, and `state.pt` carries the rest, so
+a run that was killed goes on as if nothing had happened.
 """
 
 import contextlib
 import copy
-import itertools
-import json
 import math
-import os
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ganbench import checkpoint
+from ganbench import checkpoint, distributed, health
+from ganbench.batches import batches
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
-from ganbench.files import atomic_path, write_text
-from ganbench.gan import GAN, Batch
+from ganbench.gan import GAN, Batch, capabilities
+from ganbench.health import Health
 from ganbench.images import grid, save_png, to_float, to_uint8
-from ganbench.recipes import Recipe, TrainSpec
+from ganbench.recipes import Recipe
+from ganbench.run_folder import RunFolder
+from ganbench.tensorboard import Board
 
-CHECKPOINT, STATE, LOG, LOCK = "checkpoint.safetensors", "state.pt", "log.jsonl", ".lock"
 SAVE_EVERY_SECONDS = 30.0
-GRIDS = 10  # sample grids over a run
+LOG_LINES = 200  # over a run
+GRIDS = 10  # pictures over a run, where the recipe does not say how often
 GRID_COLUMNS = 10
 
 
 class TrainingFailed(Exception):
-    """The run cannot go on (losses or weights are not finite). The last good checkpoint is untouched."""
+    """The run cannot go on. The last healthy checkpoint is untouched."""
 
 
 class Interrupted(Exception):
@@ -50,210 +49,295 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
+class Watch:
+    """A metric that is measured while the run goes on. score: of a model in evaluation mode on its device."""
+
+    name: str
+    score: Callable[[GAN], float]
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
 class Trained:
-    """A finished run. seconds: of training, over all its pieces."""
+    """A finished run. seconds: of training, over all its pieces. warnings: trouble that the recipe went on from.
+
+    best: step and value of the best watched metric, or None.
+    """
 
     checkpoint: Path
     steps: int
     seconds: float
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of 0..n-1 of an epoch: a function of seed and epoch, and so the same after a resume."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
-
-
-def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows, as many of each class, drawn by `seed`: the few images whose labels may be seen."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    classes = int(labels.max()) + 1
-    return torch.cat([order[labels[order] == c][: count // classes] for c in range(classes)])
-
-
-def batches(
-    data: Dataset, train: TrainSpec, seed: int, start: int, stop: int | None, device: torch.device
-) -> Iterator[Batch]:
-    """Batches of steps start..stop-1, or without end. Each is a function of seed and step alone.
-
-    Each epoch is a new permutation of all images; its last incomplete batch is dropped. Of few labelled images, each
-    permutation is followed by the next without a gap.
-    """
-    images = data.images.to(device)
-    labels = None if data.labels is None else data.labels.to(device)
-    few = None
-    if train.labels and data.labels is not None:
-        few = labelled_rows(data.labels, train.labels, seed).to(device)
-    size = train.batch_size if few is None else train.unlabelled_batch_size
-    per_epoch = len(data) // size
-    epoch, order = -1, torch.empty(0)
-    for step in range(start, stop) if stop is not None else itertools.count(start):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = epoch_order(len(data), seed, epoch).to(device)
-        rows = order[step % per_epoch * size :][:size]
-        x = to_float(images[rows])
-        if few is None:
-            yield Batch(x, None if labels is None else labels[rows], step)
-        else:
-            assert labels is not None
-            own = few[endless(len(few), seed, step * train.batch_size, train.batch_size).to(device)]
-            yield Batch(to_float(images[own]), labels[own], step, x)
-
-
-def endless(n: int, seed: int, start: int, count: int) -> Tensor:
-    """Items start..start+count-1 of the permutations of 0..n-1 of epochs 0, 1, 2, ..., one after the other."""
-    first, last = start // n, (start + count - 1) // n
-    orders = torch.cat([epoch_order(n, seed, epoch) for epoch in range(first, last + 1)])
-    return orders[start - first * n :][:count]
+    warnings: tuple[str, ...] = ()
+    best: tuple[int, float] | None = None
 
 
 def train(
     recipe: Recipe, data: Dataset, folder: Path, seed: int, device: torch.device, commit: str = "",
     advance: Callable[[int, str], None] | None = None, fresh: bool = False,
+    say: Callable[[str], None] | None = None, watch: Watch | None = None, board: bool = False,
 ) -> Trained:  # fmt: skip
     """Train a recipe to its end in `folder`, going on from `state.pt` if there is one; `fresh` empties it first.
 
-    `advance(step, text)` is called after each step. Raises UserError where recipe and data do not fit, or another
-    process works in the folder, TrainingFailed where losses or weights are not finite, and Interrupted, after saving,
-    where SIGINT or SIGTERM asked for an end.
+    `advance(step, text)` is called after each step, `say` with each trouble. Under torchrun every process takes its
+    part of each batch, and the first one writes. board: a TensorBoard log beside the other.
+
+    Raises UserError where recipe and data do not fit, or another process works in the folder, TrainingFailed where
+    losses or weights are not finite or other trouble ends the run, and Interrupted, after saving, where SIGINT or
+    SIGTERM asked for an end.
     """
     torch.manual_seed(seed)
     gan = new_model(recipe, data)  # what does not fit is said before anything is written or thrown away
-    with _lock(folder):
-        if fresh:
-            _empty(folder)
+    place = RunFolder(folder)
+    with place.lock() if distributed.rank() == 0 else contextlib.nullcontext():
+        if fresh and distributed.rank() == 0:
+            place.empty()
         with _asked_to_stop() as asked:
-            return _train(gan, recipe, data, folder, seed, device, commit, advance or (lambda step, text: None), asked)
+            run = _Run(gan, recipe, data, place, seed, device, commit)
+            with (
+                Board(place.path / "tensorboard", run.step) if board and distributed.rank() == 0 else Board() as mirror
+            ):
+                return run.to_the_end(advance or (lambda step, text: None), say or (lambda text: None),
+                                      watch, mirror, asked)  # fmt: skip
 
 
-def _train(
-    gan: GAN,
-    recipe: Recipe,
-    data: Dataset,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    commit: str,
-    advance: Callable[[int, str], None],
-    asked: list[int],
-) -> Trained:
-    gan = gan.to(device).train()
-    state_file = folder / STATE
-    if not state_file.exists():
-        gan.begin(to_float(chunk).to(device) for chunk in data.images.split(1000))
-    optimizers = gan.optimizers()
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time
-                group.update(fused=True, foreach=False)
-    average = copy.deepcopy(gan).requires_grad_(False) if recipe.train.ema_decay else None
-    steps, start, seconds = recipe.train.steps, 0, 0.0
-    identity = {
-        "model": asdict(recipe.model), "train": recipe.train.identity(), "seed": seed, "data": data.fingerprint
-    }  # fmt: skip
-    if state_file.exists():
-        saved = _read_state(state_file, identity)
+class _Run:
+    """Everything that changes while a run goes on, and how it is saved."""
+
+    def __init__(
+        self, gan: GAN, recipe: Recipe, data: Dataset, place: RunFolder, seed: int, device: torch.device, commit: str
+    ):
+        self.recipe, self.data, self.place, self.seed, self.device, self.commit = (
+            recipe, data, place, seed, device, commit
+        )  # fmt: skip
+        self.identity = {
+            "model": asdict(recipe.model), "train": recipe.train.identity(), "seed": seed, "data": data.fingerprint
+        }  # fmt: skip
+        self.first = distributed.rank() == 0
+        saved = distributed.from_first(place.read_state(self.identity) if self.first and place.state.exists() else None)
+        self.gan = gan.to(device).train()
+        if saved is None:
+            self.gan.begin(to_float(chunk).to(device) for chunk in data.images.split(1000))
+        if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in gan.modules()):
+            self.gan.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
+        self.optimizers = self.gan.optimizers()
+        self.health = Health(data)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time
+                    group.update(fused=True, foreach=False)
+            distributed.average_gradients(optimizer)
+            if name == "G":
+                optimizer.register_step_post_hook(self.health.update_of_g)
+        self.step, self.seconds = 0, 0.0
+        self.warnings: dict[str, str] = {}  # the first of each kind
+        self.best: tuple[int, float] | None = None
+        if saved is not None:
+            self.restore(saved)
+        self.began = time.monotonic()
+        if distributed.world_size() > 1:
+            if recipe.train.batch_norm == "global":
+                distributed.share_moments(self.gan)
+            self.gan.sample_latent = distributed.own_part(self.gan.sample_latent)  # type: ignore[method-assign]
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a state."""
         try:
-            gan.load_state_dict(saved["model"])
-            for name, optimizer in optimizers.items():
+            self.gan.load_state_dict(saved["model"])
+            for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
-            if average is not None:
-                average.load_state_dict(saved["average"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.health.restore(saved["health"])
+            self.warnings, self.best = saved["warnings"], saved["best"]
         except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"{state_file} is of another version of the model: give --fresh to begin again.") from error
+            raise UserError(
+                f"{self.place.state} is of another version of the model: give --fresh to begin again."
+            ) from error
         torch.set_rng_state(saved["rng"].cpu())
-        if device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
-            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
-        start, seconds = saved["step"], saved["seconds"]
-        if start > steps:
-            raise UserError(f"{state_file} has gone {start:,} steps, more than {steps:,}: give --fresh to begin again.")
-    _cut_log(folder / LOG, start)
+        if self.device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
+            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.device)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        if self.step > self.recipe.train.steps:
+            raise UserError(
+                f"{self.place.state} has gone {self.step:,} steps, more than {self.recipe.train.steps:,}: give --fresh "
+                "to begin again."
+            )
 
-    def require_finite(step: int, values: dict[str, Any], what: str) -> None:
+    def to_the_end(
+        self, advance: Callable[[int, str], None], say: Callable[[str], None], watch: Watch | None, board: Board,
+        asked: list[int],
+    ) -> Trained:  # fmt: skip
+        """The loop."""
+        train, looked, steps = self.recipe.train, self.recipe.watch, self.recipe.train.steps
+        rank, world = distributed.rank(), distributed.world_size()
+        if self.first:
+            self.place.cut_log(self.step)
+        log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
+        start, saved_at, text = self.step, time.monotonic(), ""
+        channels_last = any(p.ndim == 4 for p in self.gan.parameters())
+        for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
+            if channels_last:
+                batch = _channels_last(batch)
+            if (
+                world > 1
+            ):  # what a model draws beside its latents differs between processes, and is as it was after a resume
+                torch.manual_seed(hash((self.seed, batch.step, rank)))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+                losses = self.gan.training_step(batch, self.optimizers)
+            self.step = step = batch.step + 1
+            if self.average is not None:
+                _update_average(self.average, self.gan, train.ema_decay)
+            if step % log_every == 0 or step == steps:
+                values = distributed.mean({name: loss.item() for name, loss in losses.items()})
+                self.require_finite(values, "the losses")
+                self.note(values, board)
+                self.heed(self.health.look_at_losses(values), say)
+                text = "  ".join(f"{name} {v:.3f}" for name, v in values.items())
+            if step % health.EVERY == 0:
+                reason = self.health.look_at_samples(self.evaluated) if self.first else None
+                self.heed(distributed.first(reason), say)
+            if watch and self.first and (step % looked.every == 0 or step == steps):
+                self.measure(watch, board)
+            if self.first and (step % grid_every == 0 or step == steps):
+                self.picture(board)
+            if self.first and time.monotonic() - saved_at > SAVE_EVERY_SECONDS and step < steps:
+                self.save()
+                saved_at = time.monotonic()
+            advance(step, text)
+            signum = distributed.anybody(asked[0] if asked else 0)
+            if signum and step < steps:
+                if self.first:
+                    self.save()
+                raise Interrupted(signum, step)
+        if start < steps or distributed.decide(not self.place.checkpoint.exists()):
+            self.finish()
+        return Trained(self.place.checkpoint, steps, self.seconds, tuple(self.warnings.values()), self.best)
+
+    @property
+    def evaluated(self) -> GAN:
+        """The weights that a checkpoint holds: their average where the recipe takes it."""
+        return self.gan if self.average is None else self.average
+
+    def note(self, line: Mapping[str, Any], board: Board) -> None:
+        """A line of the log, in both logs."""
+        if self.first:
+            self.place.write({"step": self.step, **line})
+            board.scalars(self.step, {k: v for k, v in line.items() if isinstance(v, float)})
+
+    def heed(self, trouble: str | None, say: Callable[[str], None]) -> None:
+        """Say what is wrong, and end the run unless its recipe goes on."""
+        if trouble is None:
+            return
+        if self.recipe.watch.on_trouble == "stop":
+            self.fail(f'{trouble}. To go on all the same: on_trouble = "go on" in the recipe\'s [watch]')
+        kind = trouble.partition(" (")[0]
+        if kind not in self.warnings:
+            self.warnings[kind] = f"step {self.step:,}: {trouble}"
+            say(self.warnings[kind])
+            if self.first:
+                self.place.write({"step": self.step, "warning": trouble})
+
+    def fail(self, reason: str) -> None:
+        """End the run. What lies in its folder is of an earlier, healthy step."""
+        kept = f"The last good checkpoint is {self.place.checkpoint}."
+        raise TrainingFailed(
+            f"recipe '{self.recipe.name}', seed {self.seed}, step {self.step}: {reason}. "
+            f"{kept if self.place.checkpoint.exists() else 'No checkpoint was written.'}"
+        )
+
+    def require_finite(self, values: Mapping[str, float], what: str) -> None:
+        """TrainingFailed where a value is not finite."""
         if not all(map(math.isfinite, values.values())):
-            last = (
-                f"The last good checkpoint is {folder / CHECKPOINT}."
-                if (folder / CHECKPOINT).exists()
-                else "No checkpoint was written."
-            )
             found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
-            raise TrainingFailed(
-                f"recipe '{recipe.name}', seed {seed}, step {step}: {what} are not finite ({found}). {last}"
-            )
+            self.fail(f"{what} are not finite ({found})")
 
-    def save(step: int) -> None:
-        require_finite(
-            step, {k: v.sum().item() for k, v in gan.state_dict().items() if v.is_floating_point()}, "the weights"
-        )
-        now = seconds + time.monotonic() - began
-        state = {"identity": identity, "step": step, "seconds": now, "model": gan.state_dict(),
-                 "rng": torch.get_rng_state(), "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-                 "average": average.state_dict() if average is not None else {},
-                 "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)}  # fmt: skip
-        meta = checkpoint.Checkpoint(
-            recipe.model.name, recipe.model.args, step, recipe.name, recipe.train.data, seed, commit
-        )
-        evaluated = gan if average is None else average
-        if step == steps:
-            evaluated = copy.deepcopy(evaluated)  # training may go on from the weights as they are
-            evaluated.finish(batches(data, recipe.train, seed, steps, None, device))
-        checkpoint.save(folder / CHECKPOINT, evaluated.state_dict(), meta)
-        with atomic_path(state_file) as part:  # last: a state that says "done" has its checkpoint beside it
-            torch.save(state, part)
+    def measure(self, watch: Watch, board: Board) -> None:
+        """Note the watched metric; a checkpoint of its best value is kept."""
+        model = copy.deepcopy(self.evaluated).eval()
+        value = watch.score(model)
+        self.note({watch.name: value}, board)
+        if self.best is None or (value > self.best[1] if watch.higher_is_better else value < self.best[1]):
+            self.best = (self.step, value)
+            checkpoint.save(self.place.best, model.state_dict(), self.metadata())
 
-    began = saved_at = time.monotonic()
-    log_every, grid_every = max(1, steps // 200), max(1, steps // GRIDS)
-    text = ""
-    for batch in batches(data, recipe.train, seed, start, steps, device):
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
-            losses = gan.training_step(batch, optimizers)
-        step = batch.step + 1
-        if average is not None:
-            _update_average(average, gan, recipe.train.ema_decay)
-        if step % log_every == 0 or step == steps:
-            values = {name: loss.item() for name, loss in losses.items()}
-            require_finite(step, values, "the losses")
-            elapsed = seconds + time.monotonic() - began
-            with open(folder / LOG, "a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": step, **values, "seconds": round(elapsed, 1)}) + "\n")
-            text = "  ".join(f"{name} {v:.3f}" for name, v in values.items())
-        if step % grid_every == 0 or step == steps:
-            save_png(sample_grid(average or gan), folder / "samples" / f"step-{step:06d}.png")
-        if time.monotonic() - saved_at > SAVE_EVERY_SECONDS and step < steps:
-            save(step)
-            saved_at = time.monotonic()
-        advance(step, text)
-        if asked and step < steps:
-            save(step)
-            raise Interrupted(asked[0], step)
-    if start < steps or not (folder / CHECKPOINT).exists():
-        save(steps)
-        seconds += time.monotonic() - began
-    return Trained(folder / CHECKPOINT, steps, seconds)
+    def picture(self, board: Board) -> None:
+        """Samples on a fixed latent, and what lies between pairs of latents."""
+        pictures = {"step": sample_grid(self.evaluated)}
+        if "generate" in capabilities(self.gan):
+            pictures["between"] = interpolation(self.evaluated)
+        for name, image in pictures.items():
+            save_png(image, self.place.samples(f"{name}-{self.step:06d}"))
+            board.picture(self.step, name, image)
+
+    def metadata(self) -> checkpoint.Checkpoint:
+        """What a checkpoint of now says about itself."""
+        model = self.recipe.model
+        return checkpoint.Checkpoint(
+            model.name, model.args, self.step, self.recipe.name, self.recipe.train.data, self.seed, self.commit
+        )
+
+    def random_state(self) -> Tensor:
+        """Of the generator on the CPU that the next step draws from; of several processes, the one they share."""
+        shared: torch.Generator | None = getattr(self.gan.sample_latent, "shared", None)
+        return torch.get_rng_state() if shared is None else shared.get_state()
+
+    def save(self, evaluated: GAN | None = None, rng: Tensor | None = None) -> None:
+        """Checkpoint and state, each replaced whole. Unhealthy weights are never written over healthy ones."""
+        tensors = {k: v.sum().item() for k, v in self.gan.state_dict().items() if v.is_floating_point()}
+        self.require_finite(tensors, "the weights")
+        state = {
+            "identity": self.identity, "step": self.step, "seconds": self.seconds + time.monotonic() - self.began,
+            "model": self.gan.state_dict(), "rng": self.random_state() if rng is None else rng,
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "average": self.average.state_dict() if self.average is not None else {},
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
+            "health": self.health.state(), "warnings": self.warnings, "best": self.best,
+        }  # fmt: skip
+        checkpoint.save(self.place.checkpoint, (evaluated or self.evaluated).state_dict(), self.metadata())
+        self.place.save_state(state)
+
+    def finish(self) -> None:
+        """The last save. Its checkpoint holds what the paper does after training; the state is as training left it."""
+        evaluated = copy.deepcopy(self.evaluated)
+        rng = self.random_state()
+        share = (distributed.rank(), distributed.world_size())
+        evaluated.finish(batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share))
+        if self.first:
+            self.save(evaluated, rng)
+        self.seconds += time.monotonic() - self.began
 
 
 def new_model(recipe: Recipe, data: Dataset) -> GAN:
     """The recipe's model, newly initialised. Raises UserError where its arguments or the data do not fit."""
-    if len(data) < recipe.train.batch_size:
+    whose, train = f"recipe '{recipe.name}'", recipe.train
+    few = train.labels > 0
+    needed = train.unlabelled_batch_size if few else train.batch_size
+    if len(data) < needed:
         raise UserError(
-            f"recipe '{recipe.name}': '{data.name}' has {len(data)} images, fewer than one batch of "
-            f"{recipe.train.batch_size}: give more images."
+            f"{whose}: '{data.name}' has {len(data)} images, fewer than one batch of {needed}: give more images."
         )
-    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
+    if train.batch_size % distributed.world_size() or train.unlabelled_batch_size % distributed.world_size():
+        raise UserError(f"{whose}: its batches cannot be shared equally by {distributed.world_size()} processes.")
+    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, whose)
     if gan.image_shape != tuple(data.images.shape[1:]):
         raise UserError(
-            f"recipe '{recipe.name}': the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
+            f"{whose}: the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
             f"{tuple(data.images.shape[1:])}. Give data of that size, or another recipe."
         )
-    if gan.num_classes:
+    if gan.num_classes or few:
         if data.labels is None:
             raise UserError(
-                f"recipe '{recipe.name}': the model needs labels and '{data.name}' has none: "
-                "put its images into class folders."
+                f"{whose}: the model needs labels and '{data.name}' has none: put its images into class folders."
             )
         if int(data.labels.max()) >= gan.num_classes:
+            raise UserError(f"{whose}: '{data.name}' has more classes than the model's {gan.num_classes}.")
+        if few and (
+            train.labels % gan.num_classes or int(data.labels.bincount().min()) < train.labels / gan.num_classes
+        ):
             raise UserError(
-                f"recipe '{recipe.name}': '{data.name}' has more classes than the model's {gan.num_classes}."
+                f"{whose}: {train.labels} labels cannot be as many of each of the {gan.num_classes} classes of "
+                f"'{data.name}'."
             )
     return gan
 
@@ -263,12 +347,42 @@ def sample_grid(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
     """uint8 picture of samples: a row a class where the model has classes (at most ten), the same latent every time."""
     classes = min(gan.num_classes, rows) or rows
     y = torch.arange(classes).repeat_interleave(GRID_COLUMNS) if gan.num_classes else None
+    n = classes * GRID_COLUMNS
+    with _evaluating(gan):
+        x = gan.sample(n, None if y is None else y.to(gan.device), torch.Generator().manual_seed(seed))
+    return grid(to_uint8(x.float().nan_to_num(0.0)).cpu(), GRID_COLUMNS)
+
+
+@torch.no_grad()
+def interpolation(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
+    """uint8 picture: from one latent to another in ten equal steps, a row a pair, its class fixed.
+
+    A generator that has learnt its training images by heart jumps from one to the next (Odena et al., 2017, Sec. 4.4).
+    """
+    classes = min(gan.num_classes, rows) or rows
+    generator = torch.Generator().manual_seed(seed)
+    a, b = gan.sample_latent(classes, generator), gan.sample_latent(classes, generator)
+    weights = torch.linspace(0, 1, GRID_COLUMNS).view(1, -1, *[1] * (a.ndim - 1))
+    z = (a[:, None] + weights * (b - a)[:, None]).flatten(0, 1)
+    y = torch.arange(classes).repeat_interleave(GRID_COLUMNS) if gan.num_classes else None
+    with _evaluating(gan):
+        x = gan.generate(z.to(gan.device), None if y is None else y.to(gan.device))
+    return grid(to_uint8(x.float().nan_to_num(0.0)).cpu(), GRID_COLUMNS)
+
+
+def _channels_last(batch: Batch) -> Batch:
+    """Pixels by pixel, not channel by channel: what convolutions on most devices are fastest with."""
+    x, u = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (batch.x, batch.u))
+    assert x is not None
+    return batch._replace(x=x, u=u)
+
+
+@contextlib.contextmanager
+def _evaluating(gan: GAN) -> Iterator[None]:
     training = gan.training
     gan.eval()
-    n = classes * GRID_COLUMNS
-    x = gan.sample(n, None if y is None else y.to(gan.device), torch.Generator().manual_seed(seed))
+    yield
     gan.train(training)
-    return grid(to_uint8(x.nan_to_num(0.0)).cpu(), GRID_COLUMNS)
 
 
 @torch.no_grad()
@@ -277,42 +391,6 @@ def _update_average(average: GAN, gan: GAN, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(gan.parameters()), 1 - decay)
     for a, b in zip(average.buffers(), gan.buffers(), strict=True):
         a.copy_(b)
-
-
-def _read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}): give --fresh to begin again.") from error
-    if not isinstance(saved, dict) or "identity" not in saved:
-        raise UserError(f"{path} is not the state of a run: give --fresh to begin again.")
-    for key, value in identity.items():
-        if saved["identity"].get(key) != value:
-            raise UserError(
-                f"{path} belongs to another run (its {key} differs): give --fresh to begin again, or another --out."
-            )
-    return saved
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which the resumed run writes again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-        write_text(path, "".join(kept))
-
-
-def _empty(folder: Path) -> None:
-    """Remove all of an earlier run but its lock, which this process holds."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
 
 
 @contextlib.contextmanager
@@ -335,27 +413,3 @@ def _asked_to_stop() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the system frees it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --out.") from error
-    try:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no flock on this system: two runs on one folder are not noticed
-            pass
-        except OSError:
-            raise UserError(f"another process is training in {folder}: wait for it, or give another --out.") from None
-        for part in folder.glob(".*.part"):  # what a killed process was writing
-            part.unlink()
-        yield
-    finally:
-        os.close(handle)
