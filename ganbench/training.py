@@ -117,7 +117,8 @@ class _Run:
         self.gan = gan.to(device).train()
         if saved is None:
             self.gan.begin(to_float(chunk).to(device) for chunk in data.images.split(1000))
-        if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in gan.modules()):
+        self.channels_last = any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in gan.modules())
+        if self.channels_last:
             self.gan.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
         self.optimizers = self.gan.optimizers()
@@ -175,19 +176,9 @@ class _Run:
             self.place.cut_log(self.step)
         log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
         start, saved_at, text = self.step, time.monotonic(), ""
-        channels_last = any(p.ndim == 4 for p in self.gan.parameters())
         for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
-            if channels_last:
-                batch = _channels_last(batch)
-            if (
-                world > 1
-            ):  # what a model draws beside its latents differs between processes, and is as it was after a resume
-                torch.manual_seed(hash((self.seed, batch.step, rank)))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                losses = self.gan.training_step(batch, self.optimizers)
-            self.step = step = batch.step + 1
-            if self.average is not None:
-                _update_average(self.average, self.gan, train.ema_decay)
+            losses = self.one_step(batch)
+            step = self.step
             if step % log_every == 0 or step == steps:
                 values = distributed.mean({name: loss.item() for name, loss in losses.items()})
                 self.require_finite(values, "the losses")
@@ -213,6 +204,22 @@ class _Run:
         if start < steps or distributed.decide(not self.place.checkpoint.exists()):
             self.finish()
         return Trained(self.place.checkpoint, steps, self.seconds, tuple(self.warnings.values()), self.best)
+
+    def one_step(self, batch: Batch) -> dict[str, Tensor]:
+        """The paper's step, on this process's part of the batch, and the average of the weights."""
+        train = self.recipe.train
+        if self.channels_last:
+            batch = _channels_last(batch)
+        if (
+            distributed.world_size() > 1
+        ):  # what is drawn beside the latents differs between processes, and not on resume
+            torch.manual_seed(hash((self.seed, batch.step, distributed.rank())))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            losses = self.gan.training_step(batch, self.optimizers)
+        if self.average is not None:
+            _update_average(self.average, self.gan, train.ema_decay)
+        self.step = batch.step + 1
+        return losses
 
     @property
     def evaluated(self) -> GAN:
