@@ -34,14 +34,15 @@ class Batch(NamedTuple):
 
 
 class GAN(nn.Module):
-    """Base of all reference models: three attributes and three methods to fill in.
+    """Base of all reference models: attributes and methods to fill in.
 
     The constructor takes keyword arguments of plain types only: they are stored in the checkpoint, which needs
     nothing else.
     """
 
     image_shape: tuple[int, int, int]  # C, H, W
-    num_classes: int = 0  # 0: the model takes no labels
+    num_classes: int = 0  # that `sample` can be asked for; 0: none
+    classes: int = 0  # of the labels that training sees, where `sample` takes none
 
     def begin(self, chunks: Iterable[Tensor]) -> None:
         """What the paper does once, before the first step, such as fitting a whitening or a data-dependent start.

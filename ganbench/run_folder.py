@@ -55,9 +55,14 @@ class RunFolder:
         return self.path / "samples" / f"{name}.png"
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line to the log."""
-        with open(self.log, "a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        """Append a line to the log. Raises UserError where the disk is full."""
+        try:
+            with open(self.log, "a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.log}: {error.strerror}. Free some space; the same command then goes on."
+            ) from error
 
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`, which the resumed run writes again."""
@@ -71,9 +76,12 @@ class RunFolder:
             write_text(self.log, "".join(kept))
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the state."""
+        """Replace the state. Raises UserError where the disk is full."""
         with atomic_path(self.state) as part:
-            torch.save(state, part)
+            try:
+                torch.save(state, part)
+            except RuntimeError as error:  # its way to say so
+                raise OSError("the file could not be written whole") from error
 
     def read_state(self, identity: dict[str, Any]) -> dict[str, Any]:
         """The state, on the CPU. Raises UserError for a broken file and for the state of another run."""

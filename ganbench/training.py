@@ -332,19 +332,17 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
             f"{whose}: the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
             f"{tuple(data.images.shape[1:])}. Give data of that size, or another recipe."
         )
-    if gan.num_classes or few:
+    classes = gan.num_classes or gan.classes
+    if classes:
         if data.labels is None:
             raise UserError(
                 f"{whose}: the model needs labels and '{data.name}' has none: put its images into class folders."
             )
-        if int(data.labels.max()) >= gan.num_classes:
-            raise UserError(f"{whose}: '{data.name}' has more classes than the model's {gan.num_classes}.")
-        if few and (
-            train.labels % gan.num_classes or int(data.labels.bincount().min()) < train.labels / gan.num_classes
-        ):
+        if int(data.labels.max()) >= classes:
+            raise UserError(f"{whose}: '{data.name}' has more classes than the model's {classes}.")
+        if few and (train.labels % classes or int(data.labels.bincount().min()) < train.labels // classes):
             raise UserError(
-                f"{whose}: {train.labels} labels cannot be as many of each of the {gan.num_classes} classes of "
-                f"'{data.name}'."
+                f"{whose}: {train.labels} labels cannot be as many of each of the {classes} classes of '{data.name}'."
             )
     return gan
 

@@ -16,7 +16,10 @@ from ganbench.gan import CAPABILITIES, GAN, Batch, capabilities
 
 CPU = torch.device("cpu")
 N = 6
-SPECS = {f"{r.model.name} of {r.name}": r.model for r in map(recipes.read, recipes.available().values())}
+SPECS = {}  # each configuration that a recipe trains, once
+for _recipe in map(recipes.read, recipes.available().values()):
+    if _recipe.model not in SPECS.values():
+        SPECS[f"{_recipe.model.name} of {_recipe.name}"] = _recipe.model
 SPECS |= {n: recipes.ModelSpec(n) for n in registry.names("models") if n not in {s.name for s in SPECS.values()}}
 
 
@@ -41,7 +44,9 @@ def batch(model, step=0):
     x = torch.rand(N, *model.image_shape, generator=generator).cumsum(3)
     x = 2 * x / x.amax((1, 2, 3), keepdim=True) - 1
     u = x.flip(3).repeat(2, 1, 1, 1)  # semi-supervised models take some of these
-    return Batch(x, torch.arange(N) % model.num_classes if model.num_classes else None, step, u)
+    step += getattr(model, "pretrain_steps", 0)  # before which a part of the model may be trained alone
+    labels = model.num_classes or getattr(model, "classes", 0)  # which training may see where samples take none
+    return Batch(x, torch.arange(N) % labels if labels else None, step, u)
 
 
 def classes(model):
@@ -256,7 +261,7 @@ def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
     assert {"sample", "sample_latent"} <= set(can) <= set(CAPABILITIES)
     with torch.inference_mode():
         for name, shape in {
-            "classify": (N, model.num_classes), "discriminator_features": (N, None), "encode": (N, None),
+            "classify": (N, model.num_classes or None), "discriminator_features": (N, None), "encode": (N, None),
             "encoder_features": (N, None),
             "reconstruct": (N, *model.image_shape),
         }.items():  # fmt: skip

@@ -17,7 +17,7 @@ from support import TINY, process, tiny_dcgan, write_recipe
 from ganbench import recipes, registry, training
 from ganbench.datasets import Dataset, load
 from ganbench.errors import UserError
-from ganbench.run_folder import CHECKPOINT, LOG, STATE
+from ganbench.run_folder import CHECKPOINT, LOG, STATE, RunFolder
 from ganbench.training import TrainingFailed, train
 
 CPU = torch.device("cpu")
@@ -413,6 +413,17 @@ def test_a_run_that_fails_exits_with_1_and_says_that_there_is_no_checkpoint(ganb
     assert not (place / "out/tables").exists()
 
 
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """A disk on which no file can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_good_files(ganbench, place):
     path = write_recipe(place)
     assert ganbench("reproduce", path, "--steps", "2", "--out", "out").code == 0
@@ -421,12 +432,8 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_good_files(ganbench
     state = torch.load(run / STATE, weights_only=True)
     (run / "result.json").unlink()
     (run / CHECKPOINT).unlink()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))  # no file can grow beyond 8,000 bytes
-    try:
+    with no_file_beyond(8000):
         done = ganbench("reproduce", path, "--steps", "2", "--out", "out", "--quiet")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "cannot write" in done.err
@@ -436,3 +443,30 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_good_files(ganbench
     assert [*run.glob(".*.part")] == []
     assert ganbench("reproduce", path, "--steps", "2", "--out", "out", "--quiet").code == 0
     assert (run / CHECKPOINT).read_bytes() == good[CHECKPOINT]
+
+
+def test_a_disk_that_fills_up_while_training_leaves_the_last_good_files_and_the_run_goes_on_later(
+    ganbench, place, monkeypatch
+):
+    path = write_recipe(place, {"steps = 6": "steps = 30"})
+    assert ganbench("reproduce", path, "--out", "whole", "--quiet").code == 0
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+    with no_file_beyond(30_000):  # a checkpoint is smaller, a state larger
+        done = ganbench("reproduce", path, "--out", "full", "--quiet")
+    run = place / "full/runs/tiny/seed0"
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "cannot write full/runs/tiny/seed0/state.pt: the file could not be written whole. Free some" in done.err
+    assert not (run / STATE).exists()
+    assert [*run.glob(".*.part")] == []
+    assert ganbench("reproduce", path, "--out", "full", "--quiet").code == 0
+    assert (run / LOG).read_bytes() == (place / "whole/runs/tiny/seed0" / LOG).read_bytes()
+    assert same(run / CHECKPOINT, place / "whole/runs/tiny/seed0" / CHECKPOINT)
+
+
+def test_a_log_that_cannot_grow_is_said(place):
+    folder = RunFolder(place)
+    folder.write({"step": 1})
+    with no_file_beyond(15), pytest.raises(UserError, match=r"cannot write .*log.jsonl: File too large. Free some"):
+        folder.write({"step": 2})
+    folder.cut_log(1)
+    assert folder.log.read_text() == '{"step": 1}\n'
