@@ -17,7 +17,7 @@ import click
 from ganbench import __version__, registry
 from ganbench.errors import UserError
 from ganbench.files import require_writable
-from ganbench.recipes import MAX_SEED
+from ganbench.recipes import BUDGETS, MAX_SEED
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 METRIC_NAMES = (
@@ -30,6 +30,7 @@ SOURCES = (
     "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable, or a generator in FILE.onnx or FILE.pt "
     "(TorchScript: loading it runs the code in it)"
 )
+LAUNCHERS = ("local", "slurm")
 PRIORS = ("normal", "uniform", "uniform_0_1", "unit")
 
 
@@ -96,14 +97,15 @@ def main(ctx: click.Context) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(registry.KINDS))
+@click.argument("kind", required=False, type=click.Choice([*registry.KINDS, "groups"]))
 @common
 def list_(kind: str | None, quiet: bool) -> None:
-    """Models, datasets, metrics, extractors, recipes."""
-    for k in [kind] if kind else registry.KINDS:
+    """Models, datasets, metrics, extractors, recipes, groups."""
+    titles = {"recipes": _recipe_titles, "groups": _group_titles}
+    for k in [kind] if kind else [*registry.KINDS, "groups"]:
         if not kind:
             click.echo(f"{k}:")
-        items = _recipe_summaries() if k == "recipes" else {n: registry.summary(k, n) for n in registry.names(k)}
+        items = titles[k]() if k in titles else {n: registry.summary(k, n) for n in registry.names(k)}
         width = max(map(len, items), default=0)
         for name, text in items.items():
             click.echo(f"{'' if kind else '  '}{name.ljust(width)}  {text}")
@@ -111,15 +113,29 @@ def list_(kind: str | None, quiet: bool) -> None:
             click.echo(f"{'' if kind else '  '}{METRIC_NAMES}")
 
 
-def _recipe_summaries() -> dict[str, str]:
+def _recipe_titles() -> dict[str, str]:
     from ganbench import recipes
 
     return {name: recipes.read(path).title for name, path in recipes.available().items()}
 
 
+def _group_titles() -> dict[str, str]:
+    from ganbench import recipes
+
+    groups = {name: recipes.read_group(path) for name, path in recipes.available_groups().items()}
+    return {name: f"{group.title} ({len(group.recipes)} recipes)" for name, group in groups.items()}
+
+
 @main.command()
 @click.argument("recipe")
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a run.")
+@click.option(
+    "--budget",
+    type=click.Choice(BUDGETS),
+    default="full",
+    show_default=True,
+    help="smoke: seconds, on synthetic images. short: minutes to an hour. Neither is comparable with the paper.",
+)
 @click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the reproduction table.")
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the reproduction table."
@@ -127,61 +143,153 @@ def _recipe_summaries() -> dict[str, str]:
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: an accelerator if there is one.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where runs and tables go.")
 @click.option("--fresh", is_flag=True, help="Throw an earlier run away and begin again.")
+@click.option(
+    "--launcher",
+    type=click.Choice(LAUNCHERS),
+    help="Each recipe and seed becomes a job of its own: local "
+    "waits for them, slurm submits them. Needs ganbench[launch].",
+)
+@click.option(
+    "--launcher-arg",
+    "launcher_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
+)
+@click.option(
+    "--jobs",
+    "at_once",
+    type=click.IntRange(min=1),
+    help="How many jobs run at a time. Default: one with local, no limit with slurm.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the jobs, a command a line, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @common
 def reproduce(
-    recipe: str,
-    seeds: str,
-    data: str | None,
-    steps: int | None,
-    device: str | None,
-    out: Path,
-    fresh: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Train and evaluate a recipe, beside the paper's.
+    recipe: str, seeds: str, budget: str, data: str | None, steps: int | None, device: str | None, out: Path,
+    fresh: bool, launcher: str | None, launcher_args: tuple[str, ...], at_once: int | None, dry_run: bool,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Train and evaluate a recipe, or a group of them.
 
-    RECIPE is a name (`ganbench list recipes`) or a path to a .toml file. An interrupted run goes on by itself.
+    RECIPE is the name of a recipe or a group (`ganbench list recipes`, `ganbench list groups`), or a path to a .toml
+    file. An interrupted run goes on by itself, and one that is done is not done again.
     """
-    from ganbench import recipes, tables
+    from ganbench import launching, recipes
 
-    plain = recipes.find(recipe)
-    spec = plain.replace(steps, data)
-    overrides = {k: v for k, v in (("steps", steps), ("data", data)) if v is not None}
+    group, found = recipes.lookup(recipe)
+    given = {"budget": None if budget == "full" else budget, "steps": steps, "data": data}
+    overrides = {k: v for k, v in given.items() if v is not None}
+    for plain in found.values():
+        plain.override(overrides)
+    if data is not None and (kind := data.partition(":")[0]) != "folder":
+        registry.require("datasets", kind)
     numbers = _whole_numbers(seeds, "--seeds")
+    parameters = launching.parse_args(launcher_args)
+    if launcher is None and (parameters or at_once):
+        raise UserError(f"{'--launcher-arg' if parameters else '--jobs'} needs --launcher local or --launcher slurm.")
 
     from ganbench.progress import Reporter
-    from ganbench.reproduction import GRID, choose_device, reproduce, write_table
+    from ganbench.reproduction import GRID, Plan, choose_device
     from ganbench.results import RESULT
-    from ganbench.training import CHECKPOINT, Interrupted, TrainingFailed
+    from ganbench.run_folder import CHECKPOINT
+    from ganbench.training import Interrupted
 
-    reporter, where = Reporter(quiet), choose_device(device)
+    reporter, plan = Reporter(quiet), Plan(found, overrides, numbers, out, fresh)
     try:
-        runs = [reproduce(spec, overrides, seed, where, out, fresh, reporter) for seed in numbers]
-    except TrainingFailed as error:
-        click.echo(f"ganbench: training failed: {error}", err=True)
-        sys.exit(1)
-    except Interrupted as stop:
+        if launcher is None and not dry_run:
+            outcome = plan.run(choose_device(device), reporter)
+        else:
+            todo = _as_jobs(plan, device, quiet, reporter)
+            if dry_run:
+                _print_jobs(todo, [""] * len(todo), as_json)
+                return
+            require_writable(out / "jobs" / "log", "--out")
+            executor = launching.make_executor(str(launcher), out / "jobs", parameters, at_once)
+            if launcher == "slurm":
+                _print_jobs(todo, launching.submit(todo, executor), as_json)
+                reporter.say("next:    the same command without --launcher, once they are done, for the table")
+                return
+            own_gpus = any(key.endswith("gpus_per_node") for key in parameters)
+            failed = launching.run(todo, executor, at_once or 1, own_gpus, reporter.say)
+            outcome = plan.collect({(job.recipe, job.seed): why for job, why in failed.items()})
+    except (Interrupted, launching.Stopped) as stop:
         click.echo(f"ganbench: {stop}; the same command goes on from there", err=True)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         click.echo("ganbench: interrupted; the same command goes on from the last checkpoint", err=True)
         sys.exit(130)
-    if as_json:
-        click.echo(
-            json.dumps({"recipe": plain.name, "results": [r.result.to_json() for r in runs]}, indent=2, allow_nan=False)
-        )
-    else:
-        click.echo(tables.render(tables.rows(spec, [r.result for r in runs], overrides)), nl=False)
-    path = write_table(plain, out) if not overrides else None
-    for run in runs:
+    results = {name: [run.result for run in runs] for name, runs in outcome.runs.items()}
+    _print_results(group, found, results, outcome.failures, overrides, as_json)
+    paths = plan.write_tables(group, outcome)
+    done = [run for runs in outcome.runs.values() for run in runs]
+    for run in done if group is None else []:
         reporter.say(f"samples: {run.folder / GRID}\nresult:  {run.folder / RESULT}")
-    if path:
+    for path in paths[-1:]:
         reporter.say(f"table:   {path}")
     if overrides:
-        reporter.say(f"not in the reproduction table: run with {', '.join(f'{k} = {v}' for k, v in overrides.items())}")
-    reporter.say(f"next:    ganbench evaluate --model {spec.model.name} --ckpt {runs[0].folder / CHECKPOINT}")
+        what = ", ".join(f"{k} = {v}" for k, v in overrides.items())
+        reporter.say(f"not comparable with the paper, and not in the reproduction table: run with {what}")
+    if group is None and done:
+        (plain,) = found.values()
+        reporter.say(f"next:    ganbench evaluate --model {plain.model.name} --ckpt {done[0].folder / CHECKPOINT}")
+    for failure in outcome.failures:
+        click.echo(f"ganbench: {failure}", err=True)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _as_jobs(plan: Any, device: str | None, quiet: bool, reporter: Any) -> list[Any]:
+    """A job for each run of the plan that is not done yet."""
+    from ganbench.datasets import offline
+    from ganbench.launching import Job
+
+    options = {**plan.overrides, "device": device, "out": plan.out}
+    flags = {"--fresh": plan.fresh, "--quiet": quiet, "--offline": offline()}
+    args = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    args += [flag for flag, on in flags.items() if on]
+    todo = plan.to_do()
+    if done := len(plan.recipes) * len(plan.seeds) - len(todo):
+        reporter.say(f"already done: {done} of {done + len(todo)} runs (--fresh does them again)")
+    return [Job(name, seed, ("reproduce", name, "--seeds", str(seed), *args)) for name, seed in todo]
+
+
+def _print_jobs(jobs: list[Any], ids: list[str], as_json: bool) -> None:
+    """A line a job: its id, where it has one, and its command."""
+    if as_json:
+        values = [
+            {"id": i or None, "recipe": job.recipe, "seed": job.seed, "command": job.command}
+            for i, job in zip(ids, jobs, strict=True)
+        ]
+        click.echo(json.dumps({"jobs": values}, indent=2))
+        return
+    for i, job in zip(ids, jobs, strict=True):
+        click.echo(f"{i}  {job.command}" if i else job.command)
+
+
+def _print_results(
+    group: Any, found: dict[str, Any], results: dict[str, list[Any]], failures: list[Any], overrides: dict[str, Any],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """The answer of `reproduce`: the table of a recipe, or the joined one of a group, or JSON."""
+    from ganbench import tables
+
+    if as_json:
+        values: list[dict[str, Any]] = [
+            {"recipe": found[name].name, "results": [r.to_json() for r in of]} for name, of in results.items()
+        ]
+        value = values[0] if group is None else {"group": group.name, "recipes": values}
+        if failures:
+            value["failed"] = [{"recipe": f.recipe, "seed": f.seed, "reason": f.reason} for f in failures]
+        click.echo(json.dumps(value, indent=2, allow_nan=False))
+        return
+    pairs = [(found[name], of) for name, of in results.items() if of]
+    if group is not None:
+        rows, columns = tables.group_rows(group, pairs, overrides), tables.GROUP_COLUMNS
+    else:
+        rows, columns = [row for plain, of in pairs for row in tables.rows(plain, of, overrides)], tables.COLUMNS
+    if rows:
+        click.echo(tables.render(rows, columns=columns), nl=False)
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:
@@ -438,30 +546,54 @@ def _classes(text: str, known: int) -> list[int]:
 
 
 @main.command()
+@click.argument("name", required=False)
 @click.option(
     "--format", "form", type=click.Choice(["md", "csv", "latex"]), default="md", show_default=True, help="Of the table."
 )
 @click.option("--dataset", help="Only recipes on this data set.")
+@click.option(
+    "--budget",
+    type=click.Choice(BUDGETS),
+    default="full",
+    show_default=True,
+    help="Of the runs on that budget, which are not comparable with the paper.",
+)
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where the runs are.")
 @common
-def table(form: str, dataset: str | None, out: Path, quiet: bool) -> None:
-    """Ours beside the paper's, for all recipes.
+def table(name: str | None, form: str, dataset: str | None, budget: str, out: Path, quiet: bool) -> None:  # fmt: skip
+    """Ours beside the paper's, of all recipes or of one.
 
-    Derived from the stored results; changes nothing.
+    Derived from the stored results. With a NAME, of a recipe or a group, the page <out>/tables/NAME.md is rebuilt too.
     """
     from ganbench import recipes, results, tables
 
-    everything = [recipes.read(path) for path in recipes.available().values()]
-    sets = sorted({r.train.data.partition(":")[0] for r in everything})
-    if dataset is not None and dataset not in sets:
-        from ganbench.errors import did_you_mean
+    if name is not None and dataset is not None:
+        raise UserError("give either a NAME or --dataset.")
+    group, found = (None, {}) if name is None else recipes.lookup(name)
+    if name is None:
+        everything = [recipes.read(path) for path in recipes.available().values()]
+        sets = sorted({r.train.data.partition(":")[0] for r in everything})
+        if dataset is not None and dataset not in sets:
+            from ganbench.errors import did_you_mean
 
-        raise UserError(f"--dataset {dataset}: no recipe is on it.{did_you_mean(dataset, sets)}")
-    rows = []
-    for recipe in everything:
-        if dataset in (None, recipe.train.data.partition(":")[0]):
-            rows += tables.rows(recipe, [r for _, r in results.load_all(out / "runs" / recipe.name)])
-    click.echo(tables.render(rows, form), nl=False)
+            raise UserError(f"--dataset {dataset}: no recipe is on it.{did_you_mean(dataset, sets)}")
+        found = {r.name: r for r in everything if dataset in (None, r.train.data.partition(":")[0])}
+    stored = [(r, [x for _, x in results.load_all(out / "runs" / r.name)]) for r in found.values()]
+    overrides = {} if budget == "full" else {"budget": budget}
+    if overrides:
+        stored = [(r, of) for r, of in stored if tables.counted(r, of, overrides)]
+    rows = [row for r, of in stored for row in tables.rows(r, of, overrides)]
+    if group is not None:
+        rows = tables.group_rows(group, stored, overrides)
+    click.echo(tables.render(rows, form, tables.COLUMNS if group is None else tables.GROUP_COLUMNS), nl=False)
+    if name is not None and not overrides and any(of for _, of in stored):
+        for recipe, of in stored:
+            if of:
+                path = tables.write(recipe, of, out / "tables")
+        if group is not None:
+            path = tables.write_group(group, stored, out / "tables")
+        if not quiet:
+            click.echo(f"table:   {path}", err=True)
 
 
 @main.command()

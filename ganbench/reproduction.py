@@ -20,11 +20,12 @@ from ganbench.feature_store import FeatureStore
 from ganbench.features import FeatureExtractor
 from ganbench.images import save_png
 from ganbench.progress import Reporter
-from ganbench.recipes import Recipe
+from ganbench.recipes import SYNTHETIC, Group, Recipe
 from ganbench.results import Result
+from ganbench.run_folder import CHECKPOINT
 from ganbench.sources import Samples, from_dataset, generate
 from ganbench.subject import own_extractors, under_test
-from ganbench.training import CHECKPOINT, sample_grid, train
+from ganbench.training import TrainingFailed, sample_grid, train
 
 GRID = "samples.png"
 
@@ -37,12 +38,52 @@ class Run:
     result: Result
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A run that came to nothing. kind: 'error' is one that the user can mend."""
+
+    recipe: str
+    seed: int
+    reason: str
+    kind: str
+
+    def __str__(self) -> str:
+        whose = "" if self.reason.startswith("recipe ") else f"{self.recipe} seed {self.seed}: "
+        return f"{self.kind}: {whose}{self.reason}"
+
+
 def run_folder(out: Path, recipe: Recipe, seed: int, overrides: dict[str, Any]) -> Path:
     """`seed0`, or with overrides `seed0-steps=100`: an overridden run never lies where the recipe's own does."""
     changes = "".join(
         f"-{key}={''.join(c if c.isalnum() else '_' for c in str(value))}" for key, value in sorted(overrides.items())
     )
     return out / "runs" / recipe.name / f"seed{seed}{changes}"
+
+
+def already_done(folder: Path, recipe: Recipe, overrides: dict[str, Any], fingerprint: str | None = None) -> bool:
+    """True if the run in that folder is finished: of this recipe, these overrides and, if given, these images."""
+    if not (folder / results.RESULT).exists() or not (folder / CHECKPOINT).exists():
+        return False
+    old = results.load(folder / results.RESULT)
+    same_recipe = same_as(recipe, overrides).items() <= {"budget": None, **(old.recipe or {})}.items()
+    same_data = fingerprint in (None, (old.training or {}).get("data_fingerprint"))
+    return same_recipe and old.overrides == overrides and same_data
+
+
+def same_as(recipe: Recipe, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What a result says about its recipe: two that agree in it measured the same thing."""
+    budget = overrides.get("budget")
+    return {"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256,
+            **({"budget": recipe.budget[budget].changes()} if budget else {})}  # fmt: skip
+
+
+def with_synthetic_data(recipe: Recipe) -> Recipe:
+    """The recipe with synthetic images of its model's shape and classes, where it asks for such without saying more."""
+    if recipe.train.data != SYNTHETIC:
+        return recipe
+    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
+    shape = "x".join(map(str, gan.image_shape))
+    return recipe.replace(data=f"{SYNTHETIC}:{shape}:{gan.num_classes or 10}")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -105,11 +146,13 @@ def reproduce(
 ) -> Run:
     """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder.
 
+    recipe: with the `overrides` of the command line in it.
     Raises UserError for whatever the user has to mend, and TrainingFailed.
     """
     folder = run_folder(out, recipe, seed, overrides)
     try:  # everything that can be wrong is looked at before hours are spent on training
         registry.require("models", recipe.model.name)
+        recipe = with_synthetic_data(recipe)
         requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
         extractors = make_extractors(requests, {})
         data = datasets.load(recipe.train.data)
@@ -121,12 +164,9 @@ def reproduce(
     commit, dirty = results.git_commit()
 
     done = folder / results.RESULT
-    if not fresh and done.exists() and (folder / CHECKPOINT).exists():
-        old = results.load(done)
-        same_data = (old.training or {}).get("data_fingerprint") == data.fingerprint
-        if (old.recipe or {}).get("sha256") == recipe.sha256 and old.overrides == overrides and same_data:
-            reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
-            return Run(folder, old)
+    if not fresh and already_done(folder, recipe, overrides, data.fingerprint):
+        reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
+        return Run(folder, results.load(done))
 
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
         trained = train(recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh)
@@ -144,7 +184,7 @@ def reproduce(
     result = Result(
         fake=describe(fake), reference=describe(reference), held_out=describe(held_out) if held_out else None,
         measurements=measurements, real=real, overrides=overrides, seed=seed,
-        recipe={"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256},
+        recipe=same_as(recipe, overrides),
         training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps,
                   "batch_size": recipe.train.batch_size, "seconds": round(trained.seconds, 1),
                   "data": recipe.train.data, "data_fingerprint": data.fingerprint, "commit": meta.commit,
@@ -179,6 +219,81 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be reproduced: recipes as they are in their files, by what a user calls them, and what is changed."""
+
+    recipes: dict[str, Recipe]
+    overrides: dict[str, Any]
+    seeds: list[int]
+    out: Path
+    fresh: bool = False
+
+    def folder(self, recipe: Recipe, seed: int) -> Path:
+        """Where a run of it lies."""
+        return run_folder(self.out, recipe, seed, self.overrides)
+
+    def to_do(self) -> list[tuple[str, int]]:
+        """Recipe and seed of the runs that are not done; of those on a folder of images, which may change, all."""
+        everything = self.fresh or str(self.overrides.get("data")).startswith("folder:")
+        return [
+            (name, seed) for name, recipe in self.recipes.items() for seed in self.seeds
+            if everything or not already_done(self.folder(recipe, seed), recipe, self.overrides)
+        ]  # fmt: skip
+
+    def run(self, device: torch.device, reporter: Reporter) -> "Outcome":
+        """Each recipe and seed in turn; one that fails does not keep the others from it.
+
+        Raises UserError where no run can be made, by the user's mistake.
+        """
+        runs: dict[str, list[Run]] = {name: [] for name in self.recipes}
+        failures: list[Failure] = []
+        for name, recipe in self.recipes.items():
+            for seed in self.seeds:
+                spec = recipe.override(self.overrides)
+                try:
+                    run = reproduce(spec, self.overrides, seed, device, self.out, self.fresh, reporter)
+                    runs[name].append(run)
+                except (UserError, TrainingFailed) as error:
+                    kind = "error" if isinstance(error, UserError) else "training failed"
+                    failures.append(Failure(recipe.name, seed, str(error), kind))
+        if not any(runs.values()) and all(f.kind == "error" for f in failures):
+            others = f" {len(failures) - 1} other runs cannot be made either." if len(failures) > 1 else ""
+            raise UserError(failures[0].reason + others)
+        return Outcome(runs, failures)
+
+    def collect(self, failed: dict[tuple[str, int], str]) -> "Outcome":
+        """The runs that jobs have made, but for those that failed, with the reasons."""
+        runs = {
+            name: [Run(folder, results.load(folder / results.RESULT)) for seed in self.seeds
+                   if (name, seed) not in failed and (folder := self.folder(recipe, seed))]
+            for name, recipe in self.recipes.items()
+        }  # fmt: skip
+        failures = [Failure(self.recipes[name].name, seed, why, "job failed") for (name, seed), why in failed.items()]
+        return Outcome(runs, failures)
+
+    def write_tables(self, group: Group | None, outcome: "Outcome") -> list[Path]:
+        """Rebuild the pages of the recipes that ran, and of the group: where nothing but a short budget was changed."""
+        if self.overrides not in ({}, tables.SHORT):
+            return []
+        paths = [write_table(recipe, self.out) for name, recipe in self.recipes.items() if outcome.runs[name]]
+        return [*paths, write_group_table(group, list(self.recipes.values()), self.out)] if group and paths else paths
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The runs of a plan, by what the user calls their recipe, and those that came to nothing."""
+
+    runs: dict[str, list[Run]]
+    failures: list[Failure]
+
+
 def write_table(recipe: Recipe, out: Path) -> Path:
     """Rebuild `<out>/tables/<recipe>.md` from the stored results."""
     return tables.write(recipe, [r for _, r in results.load_all(out / "runs" / recipe.name)], out / "tables")
+
+
+def write_group_table(group: Group, recipes: list[Recipe], out: Path) -> Path:
+    """Rebuild `<out>/tables/<group>.md` from the stored results of its recipes."""
+    stored = [(recipe, [r for _, r in results.load_all(out / "runs" / recipe.name)]) for recipe in recipes]
+    return tables.write_group(group, stored, out / "tables")

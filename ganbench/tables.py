@@ -8,6 +8,11 @@ The rule of each verdict, for a value of the paper and the mean of ours over see
 - `reproduced`: |ours - paper's| <= 2 s, with s^2 = s_ours^2 + s_paper^2. s_ours is the standard deviation over seeds
   where there are several, else the measurement's own uncertainty; s_paper is the paper's own +-, or 0.
 - `better`, `not reproduced`: outside of that, on the metric's good or bad side (without a direction: `not reproduced`).
+- `short: 28,080 of 187,200 steps, not comparable` (or `smoke: ...`): a run on a budget, in a table of its own beneath
+  the full runs. It stands beside the paper's number to be looked at, and has no difference.
+
+Which results count in a table is the rule of `counted`: of the recipe's present version (and present budget), without
+overrides; what `--steps` or `--data` changed is in no table.
 """
 
 import math
@@ -17,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ganbench.recipes import Recipe, Reported
+from ganbench.recipes import Group, Recipe, Reported
 from ganbench.results import Measurement, Result
 
 COLUMNS = (
@@ -33,7 +38,9 @@ COLUMNS = (
     "steps",
     "deviations",
 )
+GROUP_COLUMNS = tuple(c for c in COLUMNS if c != "dataset")
 FORMATS = ("md", "csv", "latex")
+SHORT = {"budget": "short"}  # the overrides of runs that have a table beneath the full ones
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "<": r"$<$", ">": r"$>$", **{c: "\\" + c for c in "&%$#_{}"},
@@ -102,18 +109,27 @@ def dataset_name(data: str) -> str:
 
 
 def counted(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None = None) -> list[Result]:
-    """The results that count in a table: of the recipe's present version, and with exactly these overrides."""
+    """The results that count in a table: of the recipe's present version, and with exactly these overrides.
+
+    Those on a budget also are of what that budget says now.
+    """
     wanted = overrides or {}
-    return [r for r in results if r.overrides == wanted and (r.recipe or {}).get("version") == recipe.version]
+    budget = recipe.budget[wanted["budget"]].changes() if wanted.get("budget") in recipe.budget else None
+    same = {"version": recipe.version, "budget": budget}
+    return [
+        r for r in results if r.overrides == wanted and same.items() <= {"budget": None, **(r.recipe or {})}.items()
+    ]
 
 
 def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None = None) -> list[dict[str, str]]:
     """The table's rows of one recipe: a row a metric, and a row for each reported value that no metric measures.
 
     A recipe that was not run shows the metrics that it would measure. Which results count, `counted` says. With
-    overrides it is another experiment, and nothing in it is comparable with the paper.
+    overrides it is another experiment, and nothing in it is comparable with the paper. `recipe`: as it is in its file.
     """
     results = counted(recipe, results, overrides)
+    budget = (overrides or {}).get("budget")
+    data = ((results[0].training or {}) if results else {}).get("data", recipe.train.data)
     ours: dict[str, list[Measurement]] = defaultdict(list)
     real: dict[str, Measurement] = {}
     for result in results:
@@ -122,7 +138,7 @@ def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None
         for m in result.real:
             real.setdefault(m.metric, m)
     steps = sorted({(r.training or {}).get("steps", 0) for r in results})
-    shared = {"dataset": dataset_name(recipe.train.data), "recipe": recipe.name, "seeds": str(len(results)),
+    shared = {"dataset": dataset_name(data), "recipe": recipe.name, "seeds": str(len(results)),
               "steps": ", ".join(f"{s:,}" for s in steps), "deviations": str(len(recipe.deviations))}  # fmt: skip
     table = []
     reported: dict[str, list[Reported]] = defaultdict(list)  # in the recipe's order
@@ -135,8 +151,21 @@ def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None
         row["ours"] = number(summary.value, summary.error) if summary else ("not run" if not results else "unavailable")
         row["real data"] = number(real[metric].value, real[metric].error) if metric in real else ""
         for r in reported.get(metric) or [None]:  # type: ignore[list-item]
-            table.append({**row, **_paper_cells(summary, r, ours, metric, bool(results))})
+            cells = _paper_cells(summary, r, ours, metric, bool(results))
+            if budget and results:
+                length = f"{row['steps']} of {recipe.train.steps:,} steps"
+                cells["verdict"] = f"{budget}: {length}, not comparable"
+            table.append({**row, **cells})
     return table
+
+
+def group_rows(
+    group: Group, recipes: list[tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """The joined table of a group: each recipe's rows of the metrics that the group shows."""
+    shown = set(group.metrics) or {r.metric for recipe, _ in recipes for r in recipe.reported}
+    table = [row for recipe, results in recipes for row in rows(recipe, results, overrides)]
+    return [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
 
 
 def _paper_cells(
@@ -160,13 +189,7 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     lines = [f"{recipe.title}. Paper: {recipe.paper}. Recipe `{recipe.name}` version {recipe.version}.", ""]
     lines += [f"Evaluated: {recipe.evaluate.num:,} samples, reference `{recipe.evaluate.reference}`, "
               f"real data row: `{recipe.evaluate.real}` against the reference."]  # fmt: skip
-    for result in results:
-        env, training = result.environment, result.training or {}
-        changed = " (with local changes)" if env.get("dirty") else ""
-        lines.append(
-            f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
-            f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}."
-        )
+    lines += map(_origin, results)
     if recipe.deviations:
         lines += ["", "Deviations from the paper:", *(f"{i}. {d}" for i, d in enumerate(recipe.deviations, 1))]
     if recipe.reported:
@@ -187,6 +210,29 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     if problems:
         lines += ["", "Warnings:", *sorted(problems)]
     return "\n".join(lines) + "\n"
+
+
+def _origin(result: Result) -> str:
+    """How long a run took, where, and by which code."""
+    env, training = result.environment, result.training or {}
+    changed = " (with local changes)" if env.get("dirty") else ""
+    return (
+        f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
+        f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}."
+    )
+
+
+def _short_runs(recipe: Recipe, results: list[Result]) -> str:
+    """What stands beneath the full runs: those on the budget `short`, or nothing."""
+    results = counted(recipe, results, SHORT)
+    if not results:
+        return ""
+    changes = ", ".join(f"{k} = {v}" for k, v in recipe.budget["short"].changes().items())
+    lines = ["", SHORT_RUNS, "", render(rows(recipe, results, SHORT)), f"`--budget short`: {changes}."]
+    return "\n".join([*lines, *map(_origin, results)]) + "\n"
+
+
+SHORT_RUNS = "## Short runs: not comparable with the paper"
 
 
 def render(table: list[dict[str, str]], form: str = "md", columns: tuple[str, ...] = COLUMNS) -> str:
@@ -237,10 +283,29 @@ RESULT_COLUMNS = ("metric", "value", "± over", "real data", "n", "n real", "not
 
 
 def write(recipe: Recipe, results: list[Result], folder: Path) -> Path:
-    """Write `<folder>/<recipe>.md` from those of the results that count, and return its path."""
+    """Write `<folder>/<recipe>.md` from those of the results that count, and return its path.
+
+    Runs on the budget `short` stand beneath, in a table of their own.
+    """
     from ganbench.files import write_text
 
-    results = counted(recipe, results)
+    full, short = counted(recipe, results), _short_runs(recipe, results)
     path = folder / f"{recipe.name}.md"
-    write_text(path, f"# {recipe.name}\n\n{render(rows(recipe, results))}\n{notes(recipe, results)}")
+    write_text(path, f"# {recipe.name}\n\n{render(rows(recipe, full))}\n{notes(recipe, full)}{short}")
+    return path
+
+
+def write_group(group: Group, recipes: list[tuple[Recipe, list[Result]]], folder: Path) -> Path:
+    """Write `<folder>/<group>.md`, the joined table of a group's recipes with their results, and return its path."""
+    from ganbench.files import write_text
+
+    parts = [f"# {group.name}\n\n{group.title}. Paper: {group.paper}.\n"]
+    parts += [render(group_rows(group, recipes), columns=GROUP_COLUMNS)]
+    short = [(recipe, results) for recipe, results in recipes if counted(recipe, results, SHORT)]
+    if short:
+        parts += [f"{SHORT_RUNS}\n", render(group_rows(group, short, SHORT), columns=GROUP_COLUMNS)]
+    parts += ["Seeds, deviations, sources and errors of each row:\n"]
+    pages = [f"- [{recipe.name}]({recipe.name}.md): {recipe.title}, version {recipe.version}" for recipe, _ in recipes]
+    path = folder / f"{group.name}.md"
+    write_text(path, "\n".join(parts) + "\n" + "\n".join(pages) + "\n")
     return path

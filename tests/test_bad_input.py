@@ -35,6 +35,10 @@ from ganbench import checkpoint
             ["sample", "--model", "dcgn", "--ckpt", "tiny.safetensors", "--grid", "a.png"],
         ),
         (["unknown recipe 'dcgan-digit'", "Did you mean 'dcgan-digits'?"], ["reproduce", "dcgan-digit"]),
+        (["unknown recipe 'bigan-tabel1'", "Did you mean 'bigan-table1'?"], ["reproduce", "bigan-tabel1"]),
+        (["unknown recipe 'bigan-tabel1'", "Did you mean 'bigan-table1'?"], ["table", "bigan-tabel1"]),
+        (["no split '1x8'", "synthetic:CxHxW"], ["evaluate", "--images", "synthetic:1x8"]),
+        (["'synthetic' has no split 'train'"], ["reproduce", "dcgan-digits", "--data", "synthetic:train"]),
         (["unknown metric 'fdi'"], ["evaluate", "--ckpt", "tiny.safetensors", "--metrics", "fdi"]),
         (
             ["unknown extractor 'pixel'", "Did you mean 'pixels'?"],
@@ -117,6 +121,8 @@ def test_a_name_that_there_is_not_is_named_with_what_there_is(refuses, ckpt, wor
         (["--labels", "0 to 9", "'-1'"], ["sample", "--ckpt", "tiny.safetensors", "--grid", "a.png", "--labels", "-1"]),
         (["--labels", "0 to 9", "'a'"], ["sample", "--ckpt", "tiny.safetensors", "--grid", "a.png", "--labels", "a"]),
         (["Missing argument 'RECIPE'"], ["reproduce"]),
+        (["'--budget'", "'tiny'", "smoke", "short", "full"], ["reproduce", "dcgan-digits", "--budget", "tiny"]),
+        (["either a NAME or --dataset"], ["table", "dcgan-digits", "--dataset", "digits"]),
         (["--format", "md", "csv", "latex"], ["table", "--format", "html"]),
     ],
     ids=lambda value: " ".join(value)[:70] if isinstance(value, list) else None,
@@ -929,6 +935,11 @@ def test_weights_that_are_none_of_the_network_are_named(refuses, place, extracto
 )
 def test_a_recipe_with_a_mistake_names_the_recipe_and_the_mistake(refuses, place, changes, words):
     refuses(["tiny", *words], "reproduce", write_recipe(place, changes), "--out", "out")
+
+
+def test_a_budget_that_a_recipe_of_ones_own_does_not_have_is_named(refuses, place):
+    refuses(["recipe 'tiny' has no budget 'smoke'", "[budget.smoke]"], "reproduce", write_recipe(place), "--budget",
+            "smoke", "--out", "out")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "binary", "empty"])

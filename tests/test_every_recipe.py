@@ -1,12 +1,14 @@
 """The contract that every installed recipe keeps."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from ganbench import checkpoint, evaluation, recipes, registry, tables
+from ganbench import checkpoint, evaluation, recipes, registry, reproduction, tables
+from ganbench.progress import Reporter
 from ganbench.recipes import BUNDLED
 
 FILES = recipes.available()
@@ -31,7 +33,7 @@ def test_its_name_is_model_and_data_set(recipe):
 def test_its_data_sets_and_splits_are_named_in_full(recipe):
     for spec in (recipe.train.data, recipe.evaluate.reference, recipe.evaluate.real):
         name, _, split = spec.partition(":")
-        assert name in registry.names("datasets")
+        assert name in registry.names("datasets") or (name == "folder" and ":" in split)  # folder:PATH:split
         assert split
     assert recipe.evaluate.reference != recipe.evaluate.real
 
@@ -76,7 +78,7 @@ def test_every_reported_value_has_a_source_and_says_why_it_is_not_comparable(rec
         assert len(r.source) > 8
         assert r.comparable or len(r.note) > 15, r.metric
         assert r.std is None or r.std > 0
-        evaluation.parse_metrics([r.metric], "no default is used")
+        evaluation.parse_metrics([r.metric.partition("@")[0]], "no default is used")  # NAME@32: of images reduced to 32
 
 
 def test_its_arguments_survive_a_checkpoint(recipe, tmp_path):
@@ -85,6 +87,35 @@ def test_its_arguments_survive_a_checkpoint(recipe, tmp_path):
     meta = checkpoint.Checkpoint(recipe.model.name, recipe.model.args, recipe=recipe.name, data=recipe.train.data)
     checkpoint.save(tmp_path / "a.safetensors", model.state_dict(), meta)
     assert checkpoint.load(tmp_path / "a.safetensors")[1].args == recipe.model.args
+
+
+@pytest.mark.parametrize("budget", recipes.BUDGETS[:-1])
+def test_a_budget_is_shorter_and_fits_the_model_and_the_metrics(recipe, budget):
+    assert budget in recipe.budget, f"add a table [budget.{budget}]"
+    spec = recipe.at(budget)
+    assert spec.train.steps < recipe.train.steps
+    assert spec.evaluate.num <= recipe.evaluate.num
+    assert set(recipe.budget[budget].args) <= {*inspect.signature(registry.load("models", spec.model.name)).parameters}
+    for r in evaluation.parse_metrics(spec.evaluate.metrics, "no default is used"):
+        assert r.protocol.num in (None, spec.evaluate.num), r.name
+        assert budget == "smoke" or r.name in recipe.evaluate.metrics or not recipe.reported, "another metric"
+
+
+def test_its_smoke_run_trains_and_measures_in_seconds_with_nothing_downloaded(recipe, tmp_path):
+    """On synthetic images of the model's own shape; `ganbench reproduce NAME --budget smoke` does the same."""
+    overrides = {"budget": "smoke"}
+    plan = reproduction.Plan({recipe.name: recipe}, overrides, [0], tmp_path)
+    outcome = plan.run(torch.device("cpu"), Reporter(quiet=True))
+    ((run,),) = outcome.runs.values()
+    assert (run.folder / "checkpoint.safetensors").exists()
+    assert run.result.measurements
+    assert {m.metric: m.reason for m in run.result.measurements if m.value is None} == {}
+    assert run.result.training["data"].startswith("synthetic:")
+    assert run.result.overrides == overrides
+    assert tables.counted(recipe, [run.result]) == []
+    for row in tables.rows(recipe, [run.result], overrides):
+        assert row["verdict"].endswith("steps, not comparable")
+    assert plan.write_tables(None, outcome) == []
 
 
 def test_its_table_can_be_written_before_it_was_run(recipe, tmp_path):

@@ -91,3 +91,94 @@ def test_a_folder_of_recipes_that_somebody_else_installs_is_found(place, monkeyp
     assert list(recipes.available()) == ["tiny"]
     monkeypatch.setattr(registry, "load", lambda kind, name: str(place))
     assert recipes.available() == {"tiny": place / "tiny.toml"}
+
+
+# --- Budgets ---
+
+BUDGETS = """
+[budget.smoke]
+steps = 2
+batch_size = 4
+num = 10
+metrics = ["ms_ssim"]
+args = { latent_dim = 3, g_width = 2 }
+
+[budget.short]  # an hour
+steps = 3
+ema_decay = 0.5
+data = "digits:test"
+"""
+
+
+@pytest.fixture
+def budgeted(place):
+    path = write_recipe(place)
+    path.write_text(path.read_text() + BUDGETS)
+    return recipes.read(path)
+
+
+def test_a_budget_changes_what_it_names_and_nothing_else(budgeted, recipe):
+    smoke, short = budgeted.at("smoke"), budgeted.at("short")
+    assert (smoke.train.steps, smoke.train.batch_size, smoke.train.ema_decay) == (2, 4, 0.9)
+    assert (smoke.evaluate.num, smoke.evaluate.metrics) == (10, ["ms_ssim"])
+    assert smoke.model.args == {**recipe.model.args, "latent_dim": 3, "g_width": 2}
+    assert (short.train.steps, short.train.batch_size, short.train.ema_decay) == (3, 16, 0.5)
+    assert (short.evaluate.num, short.evaluate.metrics, short.model) == (40, ["fd_pixels"], recipe.model)
+    assert budgeted.at("full") == budgeted
+    assert budgeted.budget["smoke"].changes() == {
+        "steps": 2, "batch_size": 4, "num": 10, "metrics": ["ms_ssim"], "args": {"latent_dim": 3, "g_width": 2}
+    }  # fmt: skip
+    assert budgeted.budget["short"].changes() == {"steps": 3, "ema_decay": 0.5, "data": "digits:test"}
+
+
+def test_a_smoke_run_is_on_synthetic_images_unless_it_names_others(budgeted):
+    smoke, short = budgeted.at("smoke"), budgeted.at("short")
+    assert (smoke.train.data, smoke.evaluate.reference, smoke.evaluate.real) == (
+        "synthetic", "synthetic:train", "synthetic:test"
+    )  # fmt: skip
+    assert (short.train.data, short.evaluate.reference, short.evaluate.real) == (
+        "digits:test", "digits:test", "digits:train"
+    )  # fmt: skip
+
+
+def test_steps_and_data_come_on_top_of_a_budget(budgeted):
+    spec = budgeted.override({"budget": "smoke", "steps": 7, "data": "digits"})
+    assert (spec.train.steps, spec.train.data, spec.evaluate.num) == (7, "digits", 10)
+    assert budgeted.override({}) == budgeted
+
+
+def test_the_hash_is_without_the_budgets(budgeted, recipe, place):
+    assert budgeted.sha256 == recipe.sha256
+    text = (place / "tiny.toml").read_text()
+    (place / "tiny.toml").write_text(text.replace("steps = 3", "steps = 4"))
+    assert recipes.read(place / "tiny.toml").sha256 == recipe.sha256
+    (place / "tiny.toml").write_text(text.replace("steps = 6", "steps = 7"))
+    assert recipes.read(place / "tiny.toml").sha256 != recipe.sha256
+
+
+def test_a_budget_that_a_recipe_does_not_have_is_named_with_what_to_do(recipe):
+    with pytest.raises(UserError, match=r"recipe 'tiny' has no budget 'short': add a table \[budget\.short\]"):
+        recipe.at("short")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[budget.long]\nsteps = 3", "unknown budget 'long'"),
+        ("[budget.short]\nnum = 3", "'short': the key 'steps' is missing"),
+        ("[budget.short]\nstep = 3", "'short': unknown key 'step'"),
+        ("[budget.short]\nsteps = 0", "budget 'short', train, 'steps' must be at least 1"),
+        ("[budget.short]\nsteps = 3\nnum = 0", "budget 'short', evaluate, 'num' must be at least 1"),
+        ("[budget.short]\nsteps = 3\nmetrics = []", "budget 'short', evaluate, 'metrics' must name at least one"),
+        ("[budget.short]\nsteps = 3\nema_decay = 1", r"budget 'short', train, 'ema_decay' must be in \[0, 1\)"),
+        ("[budget.short]\nsteps = 3\nlabels = 10", "budget 'short', train: 'labels' and 'unlabelled_batch_size'"),
+        ("budget = 3", "'budget' must be of type dict"),
+        ("[budget]\nshort = 3", "'short' must be a table"),
+        ("[budget.short]\nsteps = 3\n[[reported]]\nmetric = 'a'\nvalue = 1\nsource = 'b'", "budgets must come last"),
+    ],
+)
+def test_a_mistake_in_a_budget_is_named(place, text, words):
+    path = write_recipe(place)
+    path.write_text(f"{text}\n{path.read_text()}" if text.startswith("budget") else f"{path.read_text()}\n{text}\n")
+    with pytest.raises(UserError, match=words):
+        recipes.read(path)

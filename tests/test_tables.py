@@ -151,6 +151,28 @@ def test_results_with_overrides_or_of_another_version_do_not_count(recipe):
     assert rows(recipe, [*others, result(measured(1.0))]) == rows(recipe, [result(measured(1.0))])
 
 
+def test_a_run_on_a_budget_says_its_length_and_has_no_verdict(recipe):
+    budget = recipes.Budget(steps=6000, num=20)
+    recipe = dataclasses.replace(
+        recipe, budget={"short": budget}, train=dataclasses.replace(recipe.train, steps=187200)
+    )
+    ran = result(measured(1.5, 0.1), overrides=tables.SHORT)
+    short = dataclasses.replace(ran, recipe={**ran.recipe, "budget": budget.changes()})
+    assert rows(recipe, [short]) == rows(recipe, [])  # no row of the reproduction
+    (row,) = rows(recipe, [short], tables.SHORT)
+    assert row["verdict"] == "short: 6,000 of 187,200 steps, not comparable"
+    assert (row["ours"], row["paper"], row["difference"], row["steps"]) == ("1.50 ± 0.10", "1.5", "", "6,000")
+    longer = dataclasses.replace(recipe, budget={"short": recipes.Budget(steps=7000)})
+    assert tables.counted(longer, [short], tables.SHORT) == []  # of a budget that is no more
+    assert tables.counted(recipe, [ran], tables.SHORT) == []
+
+
+def test_the_data_set_of_a_row_is_that_of_the_run(recipe):
+    training = {"steps": 6, "data": "folder:a/faces"}
+    other = dataclasses.replace(result(measured(1.0), overrides={"steps": 6}), training=training)
+    assert rows(recipe, [other], {"steps": 6})[0]["dataset"] == "faces"
+
+
 def test_a_measurement_that_could_not_be_made_is_unavailable(recipe):
     (row,) = rows(recipe, [result(measured(None, reason="no weights"))])
     assert (row["ours"], row["verdict"], row["difference"]) == ("unavailable", "unavailable", "")

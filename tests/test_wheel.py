@@ -60,7 +60,8 @@ def test_the_wheel_holds_the_package_the_models_the_recipes_the_weights_and_no_t
     assert wheel.name == f"ganbench-{__version__}-py3-none-any.whl"
     assert {n.partition("/")[0] for n in names} == {"ganbench", "reference_models", f"ganbench-{__version__}.dist-info"}
     assert {n for n in names if n.endswith(".toml")} == {
-        f"ganbench/benchmarks/{name}.toml" for name in recipes.available()
+        *(f"ganbench/benchmarks/{name}.toml" for name in recipes.available()),
+        *(f"ganbench/benchmarks/groups/{name}.toml" for name in recipes.available_groups()),
     }
     assert "ganbench/features/weights/mnist-cnn.safetensors" in names
     for folder in ("ganbench", "reference_models"):
