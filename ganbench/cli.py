@@ -163,12 +163,13 @@ def _group_titles() -> dict[str, str]:
     help="How many jobs run at a time. Default: one with local, no limit with slurm.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the jobs, a command a line, and do nothing.")
+@click.option("--tensorboard", is_flag=True, help="Log to TensorBoard too. Needs ganbench[tensorboard].")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @common
 def reproduce(
     recipe: str, seeds: str, budget: str, data: str | None, steps: int | None, device: str | None, out: Path,
     fresh: bool, launcher: str | None, launcher_args: tuple[str, ...], at_once: int | None, dry_run: bool,
-    as_json: bool, quiet: bool,
+    tensorboard: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train and evaluate a recipe, or a group of them.
 
@@ -189,16 +190,22 @@ def reproduce(
     if launcher is None and (parameters or at_once):
         raise UserError(f"{'--launcher-arg' if parameters else '--jobs'} needs --launcher local or --launcher slurm.")
 
+    from ganbench import distributed
     from ganbench.progress import Reporter
     from ganbench.reproduction import GRID, Plan, choose_device
     from ganbench.results import RESULT
     from ganbench.run_folder import CHECKPOINT
     from ganbench.training import Interrupted
 
-    reporter, plan = Reporter(quiet), Plan(found, overrides, numbers, out, fresh)
+    reporter = Reporter(quiet or not _first())
+    plan = Plan(found, overrides, numbers, out, fresh, tensorboard)
     try:
         if launcher is None and not dry_run:
+            distributed.start()
             outcome = plan.run(choose_device(device), reporter)
+            distributed.stop()
+            if not _first():
+                return
         else:
             todo = _as_jobs(plan, device, quiet, reporter)
             if dry_run:
@@ -245,7 +252,7 @@ def _as_jobs(plan: Any, device: str | None, quiet: bool, reporter: Any) -> list[
     from ganbench.launching import Job
 
     options = {**plan.overrides, "device": device, "out": plan.out}
-    flags = {"--fresh": plan.fresh, "--quiet": quiet, "--offline": offline()}
+    flags = {"--fresh": plan.fresh, "--tensorboard": plan.board, "--quiet": quiet, "--offline": offline()}
     args = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
     args += [flag for flag, on in flags.items() if on]
     todo = plan.to_do()

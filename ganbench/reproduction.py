@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from ganbench import checkpoint, datasets, evaluation, features, registry, results, tables
+from ganbench import checkpoint, datasets, distributed, evaluation, features, registry, results, tables
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.feature_store import FeatureStore
 from ganbench.features import FeatureExtractor
+from ganbench.gan import GAN
 from ganbench.images import save_png
 from ganbench.progress import Reporter
 from ganbench.recipes import SYNTHETIC, Group, Recipe
@@ -25,7 +26,7 @@ from ganbench.results import Result
 from ganbench.run_folder import CHECKPOINT
 from ganbench.sources import Samples, from_dataset, generate
 from ganbench.subject import own_extractors, under_test
-from ganbench.training import TrainingFailed, sample_grid, train
+from ganbench.training import TrainingFailed, Watch, sample_grid, train
 
 GRID = "samples.png"
 
@@ -143,10 +144,11 @@ def reproduce(
     out: Path,
     fresh: bool,
     reporter: Reporter,
+    board: bool = False,
 ) -> Run:
     """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder.
 
-    recipe: with the `overrides` of the command line in it.
+    recipe: with the `overrides` of the command line in it. board: a TensorBoard log too.
     Raises UserError for whatever the user has to mend, and TrainingFailed.
     """
     folder = run_folder(out, recipe, seed, overrides)
@@ -154,7 +156,8 @@ def reproduce(
         registry.require("models", recipe.model.name)
         recipe = with_synthetic_data(recipe)
         requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
-        extractors = make_extractors(requests, {})
+        watched = evaluation.parse_metrics([recipe.watch.metric] if recipe.watch.metric else [], "inception-v3")
+        extractors = make_extractors(requests + watched, {})
         data = datasets.load(recipe.train.data)
         reference = from_dataset(datasets.load(recipe.evaluate.reference))
         # A folder of the user's without splits has no real images to spare: its table has no row of real data.
@@ -164,14 +167,18 @@ def reproduce(
     commit, dirty = results.git_commit()
 
     done = folder / results.RESULT
-    if not fresh and already_done(folder, recipe, overrides, data.fingerprint):
+    if not fresh and distributed.decide(already_done(folder, recipe, overrides, data.fingerprint)):
         reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
         return Run(folder, results.load(done))
 
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
-        trained = train(recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh)
+        trained = train(
+            recipe, data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
+            watch(recipe, watched, extractors, data, seed, device), board,
+        )  # fmt: skip
     gan, meta = checkpoint.load(trained.checkpoint)
-    save_png(sample_grid(gan.to(device)), folder / GRID)
+    if distributed.rank() == 0:
+        save_png(sample_grid(gan.to(device)), folder / GRID)
 
     began = time.monotonic()
     with reporter.task(f"sample {recipe.evaluate.num:,}", recipe.evaluate.num) as task:
@@ -188,12 +195,45 @@ def reproduce(
         training={"model": dataclasses.asdict(recipe.model), "steps": trained.steps,
                   "batch_size": recipe.train.batch_size, "seconds": round(trained.seconds, 1),
                   "data": recipe.train.data, "data_fingerprint": data.fingerprint, "commit": meta.commit,
-                  "ema_decay": recipe.train.ema_decay},
+                  "ema_decay": recipe.train.ema_decay, "precision": recipe.train.precision,
+                  "processes": distributed.world_size(), "warnings": list(trained.warnings),
+                  "best": trained.best and {"step": trained.best[0], recipe.watch.metric: trained.best[1]}},
         seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)), created=results.now(),
     )  # fmt: skip
-    results.save(result, done)
+    if distributed.rank() == 0:
+        results.save(result, done)
     return Run(folder, result)
+
+
+def watch(
+    recipe: Recipe, requests: list[evaluation.Request], extractors: dict[str, FeatureExtractor], data: Dataset,
+    seed: int, device: torch.device,
+) -> Watch | None:  # fmt: skip
+    """The metric that the recipe's [watch] names, of samples against the training images. None where it names none.
+
+    Raises UserError for a metric that has no best, or takes more than samples and training images.
+    """
+    if not requests:
+        return None
+    (request,) = requests
+    if request.protocol.direction == "none":
+        raise UserError(
+            f"recipe '{recipe.name}', [watch]: '{request.name}' has no better or worse: name another metric."
+        )
+    reference = from_dataset(data)
+
+    def score(gan: GAN) -> float:
+        fake = generate(gan, recipe.watch.num, seed, device)
+        store = FeatureStore(extractors, device, folder=cache_folder())
+        (measurement, *_), _ = evaluation.evaluate([request], store, fake, reference, None)
+        if measurement.value is None:
+            raise UserError(
+                f"recipe '{recipe.name}', [watch]: {request.name} cannot be measured: {measurement.reason}."
+            )
+        return measurement.value
+
+    return Watch(request.name, score, request.protocol.direction == "higher")
 
 
 def cache_folder() -> Path:
@@ -228,6 +268,7 @@ class Plan:
     seeds: list[int]
     out: Path
     fresh: bool = False
+    board: bool = False
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """Where a run of it lies."""
@@ -252,7 +293,7 @@ class Plan:
             for seed in self.seeds:
                 spec = recipe.override(self.overrides)
                 try:
-                    run = reproduce(spec, self.overrides, seed, device, self.out, self.fresh, reporter)
+                    run = reproduce(spec, self.overrides, seed, device, self.out, self.fresh, reporter, self.board)
                     runs[name].append(run)
                 except (UserError, TrainingFailed) as error:
                     kind = "error" if isinstance(error, UserError) else "training failed"

@@ -312,6 +312,7 @@ class _Run:
         evaluated.finish(batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share))
         if self.first:
             self.save(evaluated, rng)
+        distributed.decide(True)  # the others wait here until the files are whole
         self.seconds += time.monotonic() - self.began
 
 

@@ -17,6 +17,7 @@ Deviations from the paper and its code:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,9 @@ class DCGAN(GAN):
     `image_size`: 28 for the MNIST network, else 4 * 2^k for Figure 1. `num_classes` 0 trains without labels.
     `g_width`, `d_width`: maps of the layer next to the image (Figure 1: 128).
     """
+
+    G: Any
+    D: Any
 
     def __init__(
         self, image_size: int = 64, channels: int = 3, num_classes: int = 0, latent_dim: int = 100,

@@ -139,3 +139,17 @@ def test_latents_are_the_rows_that_one_process_would_have_drawn():
     assert torch.equal(
         draw(2, torch.Generator().manual_seed(0)), torch.rand(2, 2, generator=torch.Generator().manual_seed(0))
     )
+
+
+def test_reproduce_under_torchrun_writes_one_result_and_says_it_once(place):
+    path = write_recipe(place)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    args = ["-m", "ganbench", "reproduce", path, "--device", "cpu", "--quiet"]
+    one = process(*args, "--out", "one", cwd=place)
+    two = process(*launch, *args, "--out", "two", cwd=place, OMP_NUM_THREADS="1")
+    assert (one.code, two.code) == (0, 0), two.err
+    assert two.out.count("fd_pixels") == 1
+    results = [json.loads((place / out / "runs/tiny/seed0/result.json").read_text()) for out in ("one", "two")]
+    assert [r["training"]["processes"] for r in results] == [1, 2]
+    values = [[m["value"] for m in r["measurements"]] for r in results]
+    assert values[1] == pytest.approx(values[0], rel=1e-2)  # six steps of rounding apart

@@ -238,3 +238,36 @@ def test_how_often_is_looked_is_no_part_of_a_run(data, place):
     train(watched, data, place / "a", 0, CPU, advance=lambda step, text: steps.append(step))
     assert steps == []
     assert health.EVERY > 0
+
+
+# --- From the command line ---
+
+
+def test_reproduce_measures_what_the_recipe_watches_and_logs_to_tensorboard(ganbench, place):
+    pytest.importorskip("tensorboard")
+    watch = '[watch]\nmetric = "fd_pixels"\nevery = 3\nnum = 40\n\n[evaluate]\n'
+    path = write_recipe(place, {"[evaluate]\n": watch})
+    done = ganbench("reproduce", path, "--out", "out", "--tensorboard")
+    assert done.code == 0, done.err
+    run = place / "out/runs/tiny/seed0"
+    training_part = json.loads((run / "result.json").read_text())["training"]
+    lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    seen = {line["step"]: line["fd_pixels"] for line in lines if "fd_pixels" in line}
+    assert list(seen) == [3, 6]
+    best = min(seen, key=seen.__getitem__)
+    assert training_part["best"] == {"step": best, "fd_pixels": seen[best]}
+    assert training_part["warnings"] == []
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert {"d_loss", "g_loss", "fd_pixels"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("d_loss")] == list(range(1, 7))
+    assert {"step", "between"} <= set(events.Tags()["images"])
+
+
+def test_a_metric_that_has_no_best_cannot_be_watched(refuses, place):
+    watch = '[watch]\nmetric = "ms_ssim"\nevery = 3\n\n[evaluate]\n'
+    path = write_recipe(place, {"[evaluate]\n": watch})
+    assert "has no better or worse" in refuses(["watch"], "reproduce", path, "--out", "out")
