@@ -198,9 +198,15 @@ class ZCA(nn.Module):
             x = chunk.flatten(1).double()
             n, total, products = n + len(x), total.to(x) + x.sum(0), products.to(x) + x.T @ x
         mean = total / n
-        s, u = torch.linalg.eigh(products / n - torch.outer(mean, mean))
+        if n < len(mean) and n == len(chunk):  # a handful of images: their own directions, and 1e-5 in all others
+            _, spread, u = torch.linalg.svd(x - mean, full_matrices=False)
+            s, u = spread.square() / n, u.T
+        else:
+            s, u = torch.linalg.eigh(products / n - torch.outer(mean, mean))
         self.mean.copy_(mean.view_as(self.mean))
-        self.matrix.copy_(u / (s.clamp(min=0) + 1e-5).sqrt() @ u.T)
+        rest = 1e-5**-0.5
+        self.matrix.copy_(u * ((s.clamp(min=0) + 1e-5) ** -0.5 - rest) @ u.T)
+        self.matrix.diagonal().add_(rest)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -1,0 +1,476 @@
+"""CVAE-GAN: a conditional VAE whose decoder is the generator of a GAN, trained with asymmetric losses.
+
+"CVAE-GAN: Fine-Grained Image Generation through Asymmetric Training",
+Jianmin Bao, Dong Chen, Fang Wen, Houqiang Li, Gang Hua. ICCV 2017, arXiv:1703.10155.
+No official code was released.
+
+CVAE-GAN and what Table 1 compares it with: CVAE (E and G alone), CGAN (G against the cross-entropy of D and C) and
+FM-CGAN (G matches mean features of D and C, without an encoder). Asymmetric: D and C learn by cross-entropy, G and E by
+matching features.
+
+Unconfirmed, because the paper's text could not be read and its equations are known at second hand:
+- the optimiser (Adam, 2e-4, beta1 0.5 here), batch size, length and initialisation (PyTorch's, but for the class in G);
+- the decay of the moving centres, and how their gradient is taken (see `Centres`);
+- whether norms are sums or means. Here they are sums over elements, as the equations stand, and means over the batch.
+  Means over elements of norms and KL weigh the KL more, and were tried on MNIST for 3,500 steps of 32: samples are of
+  the asked class more often (99 % against 95 %) but nearer to its mean image (Fréchet distance over mnist-cnn 2.7
+  against 1.4, squared error of reconstructions 0.16 against 0.09);
+- that L_GC compares the centres of the same class;
+- the sizes of G's two linear layers (1024, 2 x 2 x 1024) and of D (DCGAN's with a fifth convolution), the details of
+  GoogLeNet and AlexNet at 128 x 128 (here without auxiliary classifiers, dropout and local response normalisation), and
+  what f_C is (here, as for f_D, the input of the last linear layer);
+- the weights of the terms in the baselines (CVAE: those of CVAE-GAN; CGAN, FM-CGAN: equal ones).
+
+Deviations from the paper:
+1. Without labels `encode` and `reconstruct` take the class from C: c = argmax C(x). CVAE has no C and asks for labels.
+2. Networks for images other than 128 x 128 are not in the paper. They have its make-up in small: E, D and C are 4x4
+   convolutions of stride 2 (C and D end as at 128 x 128: C in linear layers without batch norm, D as in DCGAN), G has
+   two linear layers and transposed convolutions.
+3. Samples use the running moments of batch norm.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from ganbench.gan import GAN, Batch, minimize_together
+
+# GoogLeNet's modules: 1x1; 3x3 after its reduction; 5x5 after its reduction; 1x1 after the pool. "max": 3x3, stride 2.
+GOOGLENET: tuple[tuple[int, ...] | str, ...] = (
+    (64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64), "max",
+    (192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64), (112, 144, 288, 32, 64, 64),
+    (256, 160, 320, 32, 128, 128), "max",
+    (256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128),
+)  # fmt: skip
+G_CONVS = ((256, 3), (256, 3), (128, 5), (92, 5), (64, 5))  # maps and kernels; the sixth, 5x5, gives the image
+
+
+def conv(cin: int, cout: int, kernel: int, stride: int = 1, padding: int | None = None) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU."""
+    padding = kernel // 2 if padding is None else padding
+    return [nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
+
+
+class Inception(nn.Module):
+    """GoogLeNet's module: four branches side by side."""
+
+    def __init__(self, cin: int, one: int, reduce3: int, three: int, reduce5: int, five: int, pool: int):
+        super().__init__()
+        self.branches = nn.ModuleList([
+            nn.Sequential(*conv(cin, one, 1)),
+            nn.Sequential(*conv(cin, reduce3, 1), *conv(reduce3, three, 3)),
+            nn.Sequential(*conv(cin, reduce5, 1), *conv(reduce5, five, 5)),
+            nn.Sequential(nn.MaxPool2d(3, 1, 1), *conv(cin, pool, 1)),
+        ])  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def googlenet(channels: int) -> tuple[nn.Module, int]:
+    """N x C x 128 x 128 -> N x 1024, and 1024."""
+    layers: list[nn.Module] = [*conv(channels, 64, 7, 2), nn.MaxPool2d(3, 2, 1), *conv(64, 64, 1), *conv(64, 192, 3)]
+    layers.append(nn.MaxPool2d(3, 2, 1))  # 192 x 16 x 16
+    width = 192
+    for spec in GOOGLENET:
+        if isinstance(spec, str):
+            layers.append(nn.MaxPool2d(3, 2, 1))
+        else:
+            layers.append(Inception(width, *spec))
+            width = spec[0] + spec[2] + spec[4] + spec[5]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+
+
+def alexnet(channels: int) -> tuple[nn.Module, int]:
+    """N x C x 128 x 128 -> N x 4096, and 4096."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 96, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),  # 96 x 15 x 15
+        nn.Conv2d(96, 256, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2),  # 256 x 7 x 7
+        nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 384, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),  # 256 x 3 x 3
+        nn.Linear(2304, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(),
+    ), 4096  # fmt: skip
+
+
+def halvings(size: int, width: int) -> tuple[int, list[int]]:
+    """The side at which the small networks end (7 of 28, else 4), and the widths on the way there (deviation 2)."""
+    side = 7 if size % 7 == 0 else 4
+    return side, [width << s for s in range((size // side).bit_length() - 1)]
+
+
+class Encoder(nn.Module):
+    """E(x, c) -> mean and log-variance of z: GoogLeNet, with c joined at the last linear layer."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, width: int):
+        super().__init__()
+        channels, size, _ = shape
+        if size == 128:
+            self.body, features = googlenet(channels)
+        else:  # deviation 2
+            side, widths = halvings(size, width)
+            features = 8 * width
+            layers = [m for a, b in zip((channels, *widths), widths, strict=False) for m in conv(a, b, 4, 2, 1)]
+            self.body = nn.Sequential(
+                *layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, features), nn.ReLU()
+            )  # fmt: skip
+        self.out = nn.Linear(features + classes, 2 * latent_dim)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x).float()
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.out(torch.cat([self.features(x), c], 1)).float().chunk(2, 1)
+        return mean, log_var  # N x d each
+
+
+class Generator(nn.Module):
+    """G(z, c): two linear layers, then transposed convolutions of stride 2 with batch norm and ReLU, tanh."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, width: int):
+        super().__init__()
+        channels, size, _ = shape
+        convs: tuple[tuple[int, int], ...] = G_CONVS
+        hidden, self.start, last = 1024, (1024, 2, 2), 5
+        if size != 128:  # deviation 2
+            side, widths = halvings(size, width)
+            convs = tuple((w, 4) for w in reversed(widths[:-1]))
+            hidden, self.start, last = 8 * width, (widths[-1], side, side), 4
+        self.fc1 = nn.Linear(latent_dim + classes, hidden)
+        self.fc2 = nn.Linear(hidden, self.start[0] * self.start[1] ** 2)
+        with torch.no_grad():  # of c one entry is 1, beside all of z: at the scale of z's weights it would be drowned
+            self.fc1.weight[:, latent_dim:].uniform_(-1, 1)
+
+        def up(cin: int, cout: int, kernel: int, bias: bool) -> nn.Module:  # an even kernel doubles as it is
+            return nn.ConvTranspose2d(cin, cout, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2, bias=bias)
+
+        layers: list[nn.Module] = []
+        cin = self.start[0]
+        for cout, kernel in convs:
+            layers += [up(cin, cout, kernel, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
+            cin = cout
+        self.body = nn.Sequential(*layers, up(cin, channels, last, bias=True))
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        h = F.relu(self.fc2(F.relu(self.fc1(torch.cat([z, c], 1)))))
+        return torch.tanh(self.body(h.unflatten(1, self.start)).float())
+
+
+class Discriminator(nn.Module):
+    """D(x), which does not see c, as in DCGAN: (logit, f_D), f_D being the input of the last linear layer."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int):
+        super().__init__()
+        channels, size, _ = shape
+        side, widths = (4, [64, 128, 256, 512, 512]) if size == 128 else halvings(size, width)
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        for cin, cout in pairwise(widths):
+            layers += [nn.Conv2d(cin, cout, 4, 2, 1, bias=False), nn.BatchNorm2d(cout), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.features = widths[-1] * side * side
+        self.out = nn.Linear(self.features, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.body(x)
+        return self.out(f).squeeze(1).float(), f.float()  # N, N x F_D
+
+
+class Classifier(nn.Module):
+    """C(x): AlexNet: (logits of P(c|x), f_C), f_C being the input of the last linear layer."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int):
+        super().__init__()
+        channels, size, _ = shape
+        if size == 128:
+            self.body, self.features = alexnet(channels)
+        else:  # deviation 2
+            side, widths = halvings(size, width)
+            self.features = 8 * width
+            layers: list[nn.Module] = []
+            for cin, cout in zip((channels, *widths), widths, strict=False):
+                layers += [nn.Conv2d(cin, cout, 4, 2, 1), nn.ReLU()]
+            self.body = nn.Sequential(
+                *layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, self.features), nn.ReLU()
+            )  # fmt: skip
+        self.out = nn.Linear(self.features, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.body(x)
+        return self.out(f).float(), f.float()  # N x K, N x F_C
+
+
+class Centres(nn.Module):
+    """Moving averages of mean features, a row a group: a <- decay a + (1 - decay) (the batch's mean).
+
+    A batch has few images of a class, whose mean alone would pull every sample towards one image. What comes out has
+    the moving average's value and the gradient of the batch's mean. A row starts at the first mean that it sees.
+    """
+
+    rows: Tensor
+    seen: Tensor
+
+    def __init__(self, groups: int, features: int, decay: float):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("rows", torch.zeros(groups, features))
+        self.register_buffer("seen", torch.zeros(groups, dtype=torch.bool))
+
+    def forward(self, f: Tensor, group: Tensor) -> Tensor:
+        """All centres, G x F, after a batch of features N x F in `group` (int64 N)."""
+        counts = torch.zeros(len(self.rows), device=f.device).index_add(0, group, f.new_ones(len(f)))
+        present = (counts > 0)[:, None]
+        means = torch.zeros_like(self.rows).index_add(0, group, f) / counts.clamp(min=1)[:, None]
+        with torch.no_grad():
+            moved = torch.where(self.seen[:, None], self.rows.lerp(means, 1 - self.decay), means)
+            self.rows.copy_(torch.where(present, moved, self.rows))
+            self.seen |= present.squeeze(1)
+        return self.rows.clone() + (means - means.detach()) * present
+
+
+# --- What all rows of Table 1 share ---
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """||a - b||^2, summed over elements, for each of N."""
+    return (a - b).square().flatten(1).sum(1)
+
+
+class Table1(GAN):
+    """Networks, optimisers and prior of every row of Table 1.
+
+    `width`: of the first layer of the networks that are not the paper's (deviation 2). `lambda_kl`, `lambda_g`,
+    `lambda_gd`, `lambda_gc`: weights of L_KL, L_G, L_GD and L_GC, of the rows that have them. `centre_decay`: of the
+    moving centres.
+    """
+
+    networks = "EGDC"
+    E: Any
+    G: Any
+    D: Any
+    C: Any
+    real_D: Any
+    fake_D: Any
+    real_C: Any
+    fake_C: Any
+
+    def __init__(
+        self, image_size: int = 128, channels: int = 3, num_classes: int = 10, latent_dim: int = 256, width: int = 32,
+        lambda_kl: float = 3.0, lambda_g: float = 1.0, lambda_gd: float = 1e-3, lambda_gc: float = 1e-3,
+        centre_decay: float = 0.9, lr: float = 2e-4,
+    ):  # fmt: skip
+        super().__init__()
+        if image_size != 28 and (image_size < 8 or image_size & (image_size - 1)):
+            raise ValueError(f"image_size must be 28 or a power of two from 8 on, not {image_size}")
+        self.image_shape = shape = (channels, image_size, image_size)
+        self.num_classes, self.latent_dim, self.lr = num_classes, latent_dim, lr
+        self.lambda_kl, self.lambda_g, self.lambda_gd, self.lambda_gc = lambda_kl, lambda_g, lambda_gd, lambda_gc
+        if "E" in self.networks:
+            self.E = Encoder(shape, num_classes, latent_dim, width)
+        self.G = Generator(shape, num_classes, latent_dim, width)
+        if "D" in self.networks:
+            self.D = Discriminator(shape, width)
+        if "C" in self.networks:
+            self.C = Classifier(shape, num_classes, width)
+        if self.matches_means:
+            self.real_D, self.fake_D = (Centres(1, self.D.features, centre_decay) for _ in range(2))
+            self.real_C, self.fake_C = (Centres(num_classes, self.C.features, centre_decay) for _ in range(2))
+
+    matches_means = True
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {n: Adam(getattr(self, n).parameters(), self.lr, betas=(0.5, 0.999)) for n in self.networks}
+
+    def kl_loss(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """L_KL = 1/2 sum (mu^2 + exp(log var) - log var - 1)"""
+        return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
+
+    def d_loss(self, real_logit: Tensor, *fake_logits: Tensor) -> Tensor:
+        """L_D = -E log D(x_r) - E log(1 - D(x_f)) - E log(1 - D(x_p))"""
+        return F.softplus(-real_logit).mean() + torch.stack([F.softplus(s).mean() for s in fake_logits]).sum()
+
+    def c_loss(self, real_logits: Tensor, y: Tensor) -> Tensor:
+        """L_C = -E log P(c_r | x_r)"""
+        return F.cross_entropy(real_logits, y)
+
+    def gd_loss(self, real_f: Tensor, fake_f: Tensor) -> Tensor:
+        """L_GD = 1/2 ||mean f_D(x_r) - mean f_D(x_p)||^2, of moving means"""
+        everything = torch.zeros(len(real_f), dtype=torch.int64, device=real_f.device)
+        real, fake = self.real_D(real_f.detach(), everything), self.fake_D(fake_f, everything)
+        return 0.5 * squared_distance(real, fake).sum()
+
+    def gc_loss(self, real_f: Tensor, y: Tensor, fake_f: Tensor, c: Tensor) -> Tensor:
+        """L_GC = 1/2 sum_c ||mean f_C(x_r of class c) - mean f_C(x_p of class c)||^2, of moving means"""
+        real, fake = self.real_C(real_f.detach(), y), self.fake_C(fake_f, c)
+        both = self.real_C.seen & self.fake_C.seen
+        return 0.5 * (squared_distance(real, fake) * both).sum()
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The batch's classes. Raises ValueError where it has none."""
+        if batch.y is None:
+            raise ValueError("CVAE-GAN and its baselines need labels")
+        return batch.y
+
+    def one_hot(self, c: Tensor) -> Tensor:
+        return F.one_hot(c, self.num_classes).float()
+
+    def from_prior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x_p = G(z_p, c_p) of z_p ~ N(0, I) and random classes c_p, as many as x; and c_p."""
+        c = torch.randint(self.num_classes, (len(x),)).to(x.device)
+        return self.G(self.sample_latent(len(x)).to(x), self.one_hot(c)), c
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """z ~ N(0, I)"""
+        return torch.randn(n, self.latent_dim, generator=generator)
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Images of the classes `y`; without them the classes are drawn uniformly."""
+        c = torch.randint(self.num_classes, (n,), generator=generator) if y is None else y
+        return self.generate(self.sample_latent(n, generator).to(self.device), c.to(self.device))
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z, c)"""
+        if y is None:
+            raise ValueError("G needs the classes of its images: give y")
+        return self.G(z, self.one_hot(y))
+
+
+class WithEncoder(Table1):
+    """The rows that have an encoder."""
+
+    def posterior(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z = mu + exp(log var / 2) eps of E(x, c), and its mean and log-variance."""
+        mean, log_var = self.E(x, self.one_hot(y))
+        return mean + torch.exp(0.5 * log_var) * torch.randn_like(mean), mean, log_var
+
+    def class_of(self, x: Tensor) -> Tensor:
+        """argmax C(x)   (deviation 1)"""
+        raise ValueError("a CVAE has no classifier to tell the class of an image: give the classes y")
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of E(x, c), N x d."""
+        return self.E(x, self.one_hot(self.class_of(x) if y is None else y))[0]
+
+    def encoder_features(self, x: Tensor) -> Tensor:
+        """The last hidden layer of E, before c is joined."""
+        return self.E.features(x)
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(E(x, c), c)"""
+        c = self.class_of(x) if y is None else y
+        return self.generate(self.encode(x, c), c)
+
+
+class WithCritics(Table1):
+    """The rows that have D and C."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Class logits of C, N x K."""
+        return self.C(x)[0]
+
+    def discriminator_features(self, x: Tensor) -> Tensor:
+        """f_D(x), N x F_D."""
+        return self.D(x)[1]
+
+
+# --- The rows of Table 1 ---
+
+
+class CVAEGAN(WithEncoder, WithCritics):
+    """CVAE-GAN (Bao et al., 2017). Its arguments are those of `Table1`, as for the baselines."""
+
+    def g_loss(self, x: Tensor, fake: Tensor, real_d: Tensor, fake_d: Tensor, real_c: Tensor, fake_c: Tensor) -> Tensor:
+        """L_G = 1/2 (||x_r - x_f||^2 + ||f_D(x_r) - f_D(x_f)||^2 + ||f_C(x_r) - f_C(x_f)||^2)"""
+        pairs = ((x, fake), (real_d.detach(), fake_d), (real_c.detach(), fake_c))
+        return 0.5 * torch.stack([squared_distance(a, b).mean() for a, b in pairs]).sum()
+
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        x, y = batch.x, self.labels(batch)
+        z, mean, log_var = self.posterior(x, y)
+        fake = self.G(z, self.one_hot(y))  # x_f
+        prior, c = self.from_prior(x)  # x_p, c_p
+        (real_s, real_d), (fake_s, fake_d), (prior_s, prior_d) = self.D(x), self.D(fake), self.D(prior)
+        (real_k, real_c), (_, fake_c), (_, prior_c) = self.C(x), self.C(fake), self.C(prior)
+
+        kl_loss = self.kl_loss(mean, log_var)
+        g_loss = self.g_loss(x, fake, real_d, fake_d, real_c, fake_c)
+        gd_loss, gc_loss = self.gd_loss(real_d, prior_d), self.gc_loss(real_c, y, prior_c, c)
+        # G minimises l2 L_G + l3 L_GD + l4 L_GC, E minimises l1 L_KL + l2 L_G: of their sum, what depends on each.
+        ge_loss = (
+            self.lambda_kl * kl_loss + self.lambda_g * g_loss + self.lambda_gd * gd_loss + self.lambda_gc * gc_loss
+        )
+        c_loss, d_loss, ge_loss = minimize_together(
+            (self.c_loss(real_k, y), [opt["C"]]),
+            (self.d_loss(real_s, fake_s, prior_s), [opt["D"]]),
+            (ge_loss, [opt["G"], opt["E"]]),
+        )
+        parts = {"kl_loss": kl_loss, "g_loss": g_loss, "gd_loss": gd_loss, "gc_loss": gc_loss}
+        return {"c_loss": c_loss, "d_loss": d_loss, "ge_loss": ge_loss} | {k: v.detach() for k, v in parts.items()}
+
+    def class_of(self, x: Tensor) -> Tensor:
+        """argmax C(x)   (deviation 1)"""
+        return self.classify(x).argmax(1)
+
+
+class CVAE(WithEncoder):
+    """CVAE-GAN's baseline CVAE: E and G alone, KL and pixels."""
+
+    networks = "EG"
+    matches_means = False
+
+    def g_loss(self, x: Tensor, fake: Tensor) -> Tensor:
+        """1/2 ||x_r - x_f||^2"""
+        return 0.5 * squared_distance(x, fake).mean()
+
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        x, y = batch.x, self.labels(batch)
+        z, mean, log_var = self.posterior(x, y)
+        kl_loss, g_loss = self.kl_loss(mean, log_var), self.g_loss(x, self.generate(z, y))
+        (ge_loss,) = minimize_together((self.lambda_kl * kl_loss + self.lambda_g * g_loss, [opt["G"], opt["E"]]))
+        return {"ge_loss": ge_loss, "kl_loss": kl_loss.detach(), "g_loss": g_loss.detach()}
+
+
+class CGAN(WithCritics):
+    """CVAE-GAN's baseline CGAN: G against the cross-entropies of D and C, without an encoder."""
+
+    networks = "GDC"
+    matches_means = False
+
+    def g_loss(self, fake_logit: Tensor, fake_logits: Tensor, c: Tensor) -> Tensor:
+        """-E log D(x_p) - E log P(c_p | x_p)"""
+        return F.softplus(-fake_logit).mean() + F.cross_entropy(fake_logits, c)
+
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        x, y = batch.x, self.labels(batch)
+        fake, c = self.from_prior(x)
+        fake_s = self.D(fake)[0]
+        c_loss, d_loss, g_loss = minimize_together(
+            (self.c_loss(self.C(x)[0], y), [opt["C"]]),
+            (self.d_loss(self.D(x)[0], fake_s), [opt["D"]]),
+            (self.g_loss(fake_s, self.C(fake)[0], c), [opt["G"]]),
+        )
+        return {"c_loss": c_loss, "d_loss": d_loss, "g_loss": g_loss}
+
+
+class FMCGAN(WithCritics):
+    """CVAE-GAN's baseline FM-CGAN: G matches mean features of D, and of C class by class, without an encoder."""
+
+    networks = "GDC"
+
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        x, y = batch.x, self.labels(batch)
+        fake, c = self.from_prior(x)
+        (real_s, real_d), (fake_s, fake_d) = self.D(x), self.D(fake)
+        (real_k, real_c), (_, fake_c) = self.C(x), self.C(fake)
+        gd_loss, gc_loss = self.gd_loss(real_d, fake_d), self.gc_loss(real_c, y, fake_c, c)
+        c_loss, d_loss, g_loss = minimize_together(
+            (self.c_loss(real_k, y), [opt["C"]]),
+            (self.d_loss(real_s, fake_s), [opt["D"]]),
+            (self.lambda_gd * gd_loss + self.lambda_gc * gc_loss, [opt["G"]]),
+        )
+        return {"c_loss": c_loss, "d_loss": d_loss, "g_loss": g_loss} | {
+            "gd_loss": gd_loss.detach(), "gc_loss": gc_loss.detach()
+        }  # fmt: skip
