@@ -163,4 +163,4 @@ def agree(ours: object, theirs: dict[str, object]) -> None:
     assert isinstance(ours, float)
     for name, loss in theirs.items():
         assert isinstance(loss, float)
-        assert abs(ours - loss) < 0.2, f"{name}: {loss:.3f}, ours {ours:.3f}"
+        assert abs(ours - loss) < 0.1 * abs(loss) + 0.1, f"{name}: {loss:.3f}, ours {ours:.3f}"
