@@ -127,7 +127,7 @@ class RunFolder:
                 raise UserError(
                     f"another process is training in {self.path}: wait for it, or give another --out."
                 ) from None
-            for part in self.path.glob(".*.part"):  # what a killed process was writing
+            for part in self.path.rglob(".*.part"):  # what a killed process was writing
                 part.unlink()
             yield
         finally:
