@@ -244,7 +244,6 @@ def test_how_often_is_looked_is_no_part_of_a_run(data, place):
 
 
 def test_reproduce_measures_what_the_recipe_watches_and_logs_to_tensorboard(ganbench, place):
-    pytest.importorskip("tensorboard")
     watch = '[watch]\nmetric = "fd_pixels"\nevery = 3\nnum = 40\n\n[evaluate]\n'
     path = write_recipe(place, {"[evaluate]\n": watch})
     done = ganbench("reproduce", path, "--out", "out", "--tensorboard")

@@ -9,15 +9,41 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from ganbench.datasets.digits import digits
 from ganbench.metrics import Inputs, Side, Unavailable, nearest_neighbour
-from ganbench.metrics.nearest_neighbour import nearest
+from ganbench.metrics.nearest_neighbour import bytes_multiply, nearest
 
 
 @pytest.fixture(params=["bytes", "floats"], autouse=True)
 def arithmetic(request, monkeypatch):
-    if request.param == "floats":
-        monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda: False)
-    elif not nearest_neighbour.bytes_multiply():
-        pytest.skip("this processor does not multiply bytes")
+    """Both ways on any processor: where it does not multiply bytes, whole numbers multiply in their place."""
+    if not bytes_multiply():
+        monkeypatch.setattr(torch, "_int_mm", whole_product)
+    monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda: request.param == "bytes")
+
+
+def whole_product(a, b):
+    return a.int() @ b.int()
+
+
+def saturating_product(a, b):
+    """Pairs of products summed in 16 bits, as by the instruction pmaddubsw."""
+    pairs = (a.int()[:, None, :] * b.T.int()[None]).unflatten(2, (-1, 2)).sum(3)
+    return pairs.clamp(-(2**15), 2**15 - 1).sum(2, dtype=torch.int32)
+
+
+def broken_product(a, b):
+    raise RuntimeError("not implemented")
+
+
+@pytest.mark.parametrize(
+    ("multiply", "answer"), [(whole_product, True), (saturating_product, False), (broken_product, False)]
+)
+def test_a_processor_is_asked_whether_its_products_of_bytes_are_exact(monkeypatch, multiply, answer):
+    monkeypatch.setattr(torch, "_int_mm", multiply)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert bytes_multiply.__wrapped__() is answer
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert bytes_multiply.__wrapped__() is False
 
 
 def exact(queries, points):
