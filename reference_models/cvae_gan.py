@@ -319,7 +319,7 @@ class Table1(GAN):
 
     def from_prior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x_p = G(z_p, c_p) of z_p ~ N(0, I) and random classes c_p, as many as x; and c_p."""
-        c = torch.randint(self.num_classes, (len(x),)).to(x.device)
+        c = torch.randint(self.num_classes, (len(x),), device=x.device)
         return self.G(self.sample_latent(len(x)).to(x), self.one_hot(c)), c
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:

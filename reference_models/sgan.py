@@ -661,7 +661,7 @@ class SGAN(GAN):
     @torch.no_grad()
     def random_pairs(self, n: int) -> tuple[Tensor, Tensor]:
         """n generated images of random classes, and these."""
-        y = torch.randint(self.num_classes, (n,)).to(self.device)
+        y = torch.randint(self.num_classes, (n,), device=self.device)
         with moments_kept(self.G):
             return self.fakes(y)[0], y
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganbench import checkpoint, gan, recipes, registry
 from ganbench.gan import CAPABILITIES, GAN, Batch, capabilities
+from ganbench.training import drawn_on
 
 CPU = torch.device("cpu")
 N = 6
@@ -156,6 +158,37 @@ def test_each_loss_moves_only_the_networks_that_it_is_of(model, monkeypatch):
     assert set(calls) == set(optimizers)
 
 
+class Waits(TorchDispatchMode):
+    """Notes what would make the host wait for an accelerator: a value that is read, or a shape that depends on one."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten, operation = torch.ops.aten, func.overloadpacket
+        reads = (aten._local_scalar_dense, aten.nonzero, aten._unique2, aten.unique_dim, aten.masked_select)
+        indexes = operation in (aten.index, aten.index_put, aten.index_put_)
+        if operation in reads or (indexes and any(i is not None and i.dtype == torch.bool for i in args[1])):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_makes_no_accelerator_wait(model, monkeypatch):
+    # F.one_hot looks at its values on a CPU only. Optimisers are as in the training loop, as are the latents.
+    monkeypatch.setattr(nn.functional, "one_hot", lambda y, k: torch.eye(k, dtype=torch.int64, device=y.device)[y])
+    optimizers = model.train().optimizers()
+    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
+        if "fused" in group:
+            group.update(fused=True, foreach=False)
+    model.training_step(batch(model), optimizers)
+    monkeypatch.setattr(model, "sample_latent", drawn_on(CPU, model.sample_latent))
+    data = batch(model, 1)
+    with torch.device("meta"), Waits() as waits:  # what is not made on the model's own device has no values
+        model.training_step(data, optimizers)
+    assert waits.found == []
+
+
 def test_training_is_a_function_of_seed_and_data(spec):
     ends = []
     for _ in range(2):
@@ -222,7 +255,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(model, monkeypatch):
     assert float((together[0] - together[1]).abs().max()) > 1e-3  # neighbours are told apart at this tolerance
 
 
-def test_latents_are_drawn_on_the_cpu_from_the_generator_alone(model):
+def test_latents_aredrawn_on_the_cpu_from_the_generator_alone(model):
     state = torch.get_rng_state()
     a, b, c = (model.sample_latent(5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)

@@ -83,6 +83,12 @@ def test_a_run_that_stopped_anywhere_goes_on_to_the_same_end(recipe, data, place
     assert log_of(place / "whole") == log_of(place / "parts")
 
 
+def test_latents_are_drawn_on_the_device_that_trains_and_by_a_generator_on_the_cpu():
+    draw = training.drawn_on(torch.device("meta"), lambda n, generator=None: torch.rand(n, 3, generator=generator))
+    assert draw(5).device.type == "meta"
+    assert draw(5, torch.Generator()).device.type == "cpu"
+
+
 def test_a_finished_run_is_not_trained_again(recipe, data, place):
     train(recipe, data, place / "a", 0, CPU)
     before = (place / "a" / CHECKPOINT).stat().st_mtime_ns

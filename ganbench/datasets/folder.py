@@ -38,7 +38,8 @@ def image_folder(
     Raises UserError for a folder without images, images of different sizes or channels, or a broken file (named).
     """
     if not path.is_dir():
-        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: name a folder of images.")
+        what = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: name a folder of images (of a recipe: --data folder:PATH).")
     name = path.resolve().name
     splits = tuple(s for s in SPLITS if (path / s).is_dir())
     if splits:

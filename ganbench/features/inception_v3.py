@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganbench.datasets import data_root
 from ganbench.errors import UserError
 from ganbench.features import FeatureExtractor, Features
+from ganbench.features.weights import Published, published, read
 from ganbench.files import sha256_of
 from ganbench.images import to_rgb
 from ganbench.precision import full_float32
@@ -24,6 +24,7 @@ from ganbench.precision import full_float32
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its start is in the file's name
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+FILES = {FILE: Published(URL, SHA256)}
 SIDE = 299
 SPATIAL_CHANNELS = 7
 
@@ -262,14 +263,8 @@ class InceptionV3(FeatureExtractor):
 
     def __init__(self, weights: Path | None = None, download: bool = True) -> None:
         super().__init__()
-        path = weights or published_weights(download, self.name)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(
-                f"{path} is not a whole file of plain tensors, and reading more could run code: "
-                f"give another --weights {self.name}=FILE."
-            ) from error
+        path = weights or published(self.name, FILES, download)[0]
+        state = read(self.name, path)
         self.sha256 = sha256_of(path)
         self.official = self.sha256 == SHA256
         keys = f"{len(state)} entries" if isinstance(state, dict) else type(state).__name__
@@ -377,23 +372,3 @@ def _grid(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]
         matrix[row, low] += 1 - share
         matrix[row, high] += share
         return low.to(device), high.to(device), share.to(device), matrix.to(device)
-
-
-def published_weights(download: bool, name: str = "inception-v3") -> Path:
-    """Path of the published weights in the data folder, downloaded if that is allowed; `name` of who asks.
-
-    Raises UserError where they are missing and cannot be had.
-    """
-    path = data_root() / "weights" / FILE
-    if path.exists():
-        return path
-    what = f"the published weights of {name} are not in {path.parent}"
-    remedy = f"Put {FILE} there, or give --weights {name}=FILE."
-    if not download:
-        raise UserError(f"{what} and this run is offline. {remedy}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256)
-    except Exception as error:
-        raise UserError(f"{what} and could not be downloaded ({error}). {remedy}") from error
-    return path

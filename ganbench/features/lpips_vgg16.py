@@ -15,20 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.datasets import data_root
 from ganbench.errors import UserError
 from ganbench.features import FeatureExtractor, Features
-from ganbench.features.inception_v3 import full_float32
+from ganbench.features.weights import Published, published, read
 from ganbench.files import sha256_of
 from ganbench.images import to_float, to_rgb
+from ganbench.precision import full_float32
 
 VGG16 = "vgg16-397923af.pth"  # torchvision's; the start of its hash is in its name
 LINEAR = "weights-vgg16-lpips.pth"
 # Of the values of the five linear layers, float32, in their order.
 LINEAR_SHA256 = "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78"
-URLS = {
-    VGG16: f"https://download.pytorch.org/models/{VGG16}",
-    LINEAR: f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{LINEAR}",
+FILES = {
+    VGG16: Published(f"https://download.pytorch.org/models/{VGG16}", "397923af"),
+    LINEAR: Published(f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{LINEAR}", ""),
 }
 # Index in torchvision's `features` and output channels of each convolution, by slice; a slice ends in one LPIPS layer.
 SLICES = (
@@ -51,10 +51,13 @@ class LpipsVGG16(FeatureExtractor):
 
     def __init__(self, weights: Path | None = None, download: bool = True) -> None:
         super().__init__()
-        paths = [weights] if weights else [_published(file, download) for file in URLS]
+        paths = [weights] if weights else published(self.name, FILES, download)
         state: dict[str, Any] = {}
         for path in paths:
-            state |= _read(path)
+            found = read(self.name, path)
+            if not isinstance(found, dict):
+                raise UserError(f"{path} does not hold weights of LPIPS over VGG16 (found {type(found).__name__}).")
+            state |= found
         hashes = [sha256_of(path) for path in paths]
         self.sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         where = " and ".join(map(str, paths))
@@ -103,19 +106,6 @@ class LpipsVGG16(FeatureExtractor):
         return Features(torch.cat(parts, 1))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a whole file of plain tensors, and reading more could run code: "
-            f"give another --weights {LpipsVGG16.name}=FILE."
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} does not hold weights of LPIPS over VGG16 (found {type(state).__name__}).")
-    return state
-
-
 def _entry(state: dict[str, Any], key: str, shape: tuple[int, ...], where: str) -> Tensor:
     value = state.get(key)
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
@@ -124,20 +114,3 @@ def _entry(state: dict[str, Any], key: str, shape: tuple[int, ...], where: str) 
             f"the published files are {VGG16} and {LINEAR}."
         )
     return value.float()
-
-
-def _published(file: str, download: bool) -> Path:
-    """Path of a published file in the data folder, downloaded if that is allowed; UserError where it cannot be had."""
-    path = data_root() / "weights" / file
-    if path.exists():
-        return path
-    what = f"the published weights of {LpipsVGG16.name} are not in {path.parent}"
-    remedy = f"Put {VGG16} and {LINEAR} there, or give --weights {LpipsVGG16.name}=FILE with the entries of both."
-    if not download:
-        raise UserError(f"{what} and this run is offline. {remedy}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URLS[file], str(path), hash_prefix="397923af" if file == VGG16 else None)
-    except Exception as error:
-        raise UserError(f"{what} and could not be downloaded ({error}). {remedy}") from error
-    return path

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
-import torch_fidelity.feature_extractor_inceptionv3 as published
+import torch_fidelity.feature_extractor_inceptionv3 as reference
 from support import write_png
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from ganbench.errors import UserError
 from ganbench.features import create, inception_v3
+from ganbench.features.weights import published
 from ganbench.files import sha256_of
 
 
@@ -28,10 +29,10 @@ def weights(tmp_path_factory):
     """Random weights that keep the scale through the layers, and logits that differ between images."""
     torch.manual_seed(0)
     with (
-        mock.patch.object(published, "load_state_dict_from_url", return_value={}),
-        mock.patch.object(published.FeatureExtractorInceptionV3, "load_state_dict"),
+        mock.patch.object(reference, "load_state_dict_from_url", return_value={}),
+        mock.patch.object(reference.FeatureExtractorInceptionV3, "load_state_dict"),
     ):
-        net = published.FeatureExtractorInceptionV3("inception-v3", ["2048"])
+        net = reference.FeatureExtractorInceptionV3("inception-v3", ["2048"])
     for name, parameter in net.named_parameters():
         if name.endswith("conv.weight"):
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
@@ -120,7 +121,7 @@ def test_an_image_has_the_same_features_and_logits_without_bias_in_any_batch(ext
 @pytest.fixture(scope="module")
 def plain(weights):
     """torch-fidelity's own network with the same weights: uint8 N x 3 x H x W to features and logits."""
-    return published.FeatureExtractorInceptionV3("inception-v3", ["2048", "logits_unbiased"], str(weights))
+    return reference.FeatureExtractorInceptionV3("inception-v3", ["2048", "logits_unbiased"], str(weights))
 
 
 def error(ours, theirs):
@@ -270,10 +271,10 @@ def test_missing_weights_are_downloaded_once_and_their_hash_is_asked_for(monkeyp
             file.write(b"weights")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    path = inception_v3.published_weights(download=True)
+    [path] = published("inception-v3", inception_v3.FILES, download=True)
     assert path == tmp_path / "data" / "weights" / inception_v3.FILE
-    assert inception_v3.published_weights(download=True) == path
-    assert published.URL_INCEPTION_V3 == inception_v3.URL
+    assert published("inception-v3", inception_v3.FILES, download=True) == [path]
+    assert reference.URL_INCEPTION_V3 == inception_v3.URL
     assert calls == [(inception_v3.URL, inception_v3.SHA256)]
     assert inception_v3.SHA256.startswith("6726825d")  # as the publisher's own file name says
 
@@ -281,7 +282,7 @@ def test_missing_weights_are_downloaded_once_and_their_hash_is_asked_for(monkeyp
 def test_a_download_that_fails_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", mock.Mock(side_effect=OSError("no route to host")))
     with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\)\. Put .* or give --weights"):
-        inception_v3.published_weights(download=True)
+        published("inception-v3", inception_v3.FILES, download=True)
 
 
 class Bomb:
