@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from ganbench import checkpoint
-from ganbench.gan import GAN
+from ganbench.gan import GAN, Batch
 
 ROOT = Path(__file__).parent.parent
 TINY = {"image_size": 8, "channels": 1, "num_classes": 10, "latent_dim": 4, "g_width": 4, "d_width": 4}
@@ -109,3 +110,27 @@ def write_recipe(folder: Path, changes: dict[str, str] | None = None, name: str 
     path = folder / f"{name}.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+# --- For models, in NumPy ---
+
+
+def few_labels(labelled: int = 8, unlabelled: int = 20, step: int = 0) -> Batch:
+    """A semi-supervised batch of ten images of 28 px that differ much, over and over."""
+    x = torch.rand(10, 1, 7, 7, generator=torch.Generator().manual_seed(1)).round() * 2 - 1
+    x = F.interpolate(x, scale_factor=4.0)
+    rows, y = torch.arange(unlabelled) % 10, torch.arange(labelled) % 10
+    return Batch(x[y], y, step, x[rows])
+
+
+def sigmoid(x: torch.Tensor) -> np.ndarray:
+    return 1 / (1 + np.exp(-x.detach().double().numpy()))
+
+
+def softmax(x: torch.Tensor) -> np.ndarray:
+    e = np.exp(x.detach().double().numpy())
+    return e / e.sum(1, keepdims=True)
+
+
+def count(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())

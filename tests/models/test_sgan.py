@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import count, few_labels, sigmoid, softmax
 from torch import nn
 
-from ganbench.gan import Batch
 from reference_models.sgan import (
     SETTINGS,
     SGAN,
@@ -30,23 +30,6 @@ A, B = torch.tensor([1.5, -0.5, 0.2]), torch.tensor([-2.0, 0.3, 1.0])
 def new(**args):
     torch.manual_seed(0)
     return SGAN(**args).train()
-
-
-def batch(labelled=8, unlabelled=20, step=0):
-    """Ten images that differ much, over and over."""
-    x = torch.rand(10, 1, 7, 7, generator=torch.Generator().manual_seed(1)).round() * 2 - 1
-    x = F.interpolate(x, scale_factor=4.0)
-    rows, y = torch.arange(unlabelled) % 10, torch.arange(labelled) % 10
-    return Batch(x[y], y, step, x[rows])
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x.double().numpy()))
-
-
-def softmax(x):
-    e = np.exp(x.double().numpy())
-    return e / e.sum(1, keepdims=True)
 
 
 def grads(loss, net):
@@ -102,7 +85,7 @@ def test_entropy_and_balance_are_their_formulas():
 
 
 def test_the_weight_decay_on_mnist_is_of_the_last_layer_alone():
-    c, u = MnistClassifier(10).eval(), batch().u
+    c, u = MnistClassifier(10).eval(), few_labels().u
     loss = (c.unlabelled_loss(u, 1e-3) - entropy_and_balance(c(u), 1e-3)).item()
     assert loss == pytest.approx(1e-4 * c.out.weight.square().sum().item(), rel=1e-3)
 
@@ -113,14 +96,14 @@ def test_the_pi_model_compares_two_noisy_passes():
     torch.manual_seed(1)
     loss = c.unlabelled_loss(u, 100.0).item()
     torch.manual_seed(1)
-    p, q = softmax(c(u).detach()), softmax(c(u).detach())
+    p, q = softmax(c(u)), softmax(c(u))
     assert loss == pytest.approx(100 * ((p - q) ** 2).mean(), rel=1e-4)
     assert loss > 0
-    assert float(c.eval().unlabelled_loss(u, 100.0)) == 0  # no noise, no dropout
+    assert c.eval().unlabelled_loss(u, 100.0).item() == 0  # no noise, no dropout
 
 
 def test_c_learns_from_labels_from_unlabelled_and_from_generated_images():
-    m, b = new(), batch()
+    m, b = new(), few_labels()
     m.C.eval()
     supervised = float(cross_entropy(m.C(b.x), b.y))
     unlabelled = float(m.C.unlabelled_loss(b.u, 1e-3))
@@ -238,12 +221,12 @@ def test_c_is_trained_alone_first_and_then_begins_with_a_new_adam():
     opt = m.optimizers()
     before = {k: v.clone() for k, v in m.state_dict().items()}
     for step in range(2):
-        assert list(m.training_step(batch(step=step), opt)) == ["c_loss"]
+        assert list(m.training_step(few_labels(step=step), opt)) == ["c_loss"]
     moved = {k.partition(".")[0] for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"C", "C_average"}
     assert opt["C"].param_groups[0]["lr"] == 3e-4
     assert opt["C"].param_groups[0]["betas"] == (0.9, 0.999)
-    losses = m.training_step(batch(step=2), opt)
+    losses = m.training_step(few_labels(step=2), opt)
     assert set(losses) == {"c_loss", "d_xy_loss", "d_xz_loss", "i_loss", "g_loss", "r_y_loss", "r_z_loss"}
     assert {float(s["step"]) for s in opt["C"].state.values()} == {1.0}
     assert opt["C"].param_groups[0]["lr"] == 1e-3
@@ -253,17 +236,17 @@ def test_a_handful_of_images_is_learnt():
     m = new(pretrain_steps=60)
     opt = m.optimizers()
     m.setting = m.setting._replace(alone_lr=3e-3)
-    losses = [m.training_step(batch(10, 10, step), opt)["c_loss"] for step in range(60)]
+    losses = [m.training_step(few_labels(10, 10, step), opt)["c_loss"] for step in range(60)]
     assert losses[-1] < losses[0] / 2
     m.C.eval()
-    b = batch(10, 10)
+    b = few_labels(10, 10)
     assert (m.C(b.x).argmax(1) == b.y).all()
 
 
 def test_i_learns_to_find_the_latents_of_generated_images():
     m = new()
     opt = m.optimizers()
-    losses = [m.training_step(batch(10, 25, step), opt)["r_z_loss"] for step in range(14)]
+    losses = [m.training_step(few_labels(10, 25, step), opt)["r_z_loss"] for step in range(14)]
     assert losses[-1] < losses[0] / 2
 
 
@@ -273,7 +256,7 @@ def test_every_network_moves_under_bfloat16():
     before = {n: [p.detach().clone() for p in getattr(m, n).parameters()] for n in opt}
     for step in range(2):
         with torch.autocast("cpu", torch.bfloat16):
-            losses = m.training_step(batch(step=step), opt)
+            losses = m.training_step(few_labels(step=step), opt)
         assert all(v.dtype == torch.float32 for v in losses.values())
     for n in opt:
         assert all(not torch.equal(a, b) for a, b in zip(before[n], getattr(m, n).parameters(), strict=True)), n
@@ -292,14 +275,14 @@ def test_the_average_of_c_starts_at_zero_and_takes_its_moments_too():
     assert any(k.endswith("running_var") for k in expected)
     for k, a in expected.items():
         torch.testing.assert_close(m.C_average.state_dict()[k], a)
-    x = batch().x
+    x = few_labels().x
     m.eval()
     assert torch.equal(m.classify(x), m.C_average(x))
     assert not any(p.requires_grad for p in m.C_average.parameters())
 
 
 def test_only_unlabelled_images_move_the_moments_of_c():
-    m, b = new(), batch()
+    m, b = new(), few_labels()
     moments = {}
     for name, x in (("one", b.x), ("another", -b.x)):
         m.load_state_dict(new().state_dict())
@@ -316,10 +299,6 @@ def test_only_unlabelled_images_move_the_moments_of_c():
 
 
 # --- Networks ---
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
 
 
 def test_networks_for_mnist_have_the_codes_parameters():
@@ -439,9 +418,9 @@ def test_on_cifar10_begin_fits_the_whitening_and_starts_c_and_whitens_for_c_alon
 
 def test_an_image_is_reconstructed_from_its_class_and_its_latent():
     m = new()
-    m.training_step(batch(), m.optimizers())
+    m.training_step(few_labels(), m.optimizers())
     m.eval()
-    x = batch().x
+    x = few_labels().x
     with torch.no_grad():
         z, y = m.encode(x), m.classify(x).argmax(1)
         assert z.shape == (len(x), 100)

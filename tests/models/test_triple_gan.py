@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import count, few_labels, sigmoid, softmax
 from torch import nn
 
 from ganbench.gan import Batch
@@ -19,27 +20,6 @@ A, B, C = torch.tensor([1.5, -0.5]), torch.tensor([-2.0, 0.3]), torch.tensor([0.
 def new(**args):
     torch.manual_seed(0)
     return TripleGAN(**args).train()
-
-
-def batch(labelled=8, unlabelled=20, step=0):
-    """Ten images that differ much, over and over."""
-    x = torch.rand(10, 1, 7, 7, generator=torch.Generator().manual_seed(1)).round() * 2 - 1
-    x = F.interpolate(x, scale_factor=4.0)
-    rows, y = torch.arange(unlabelled) % 10, torch.arange(labelled) % 10
-    return Batch(x[y], y, step, x[rows])
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x.double().numpy()))
-
-
-def softmax(x):
-    e = np.exp(x.double().numpy())
-    return e / e.sum(1, keepdims=True)
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
 
 
 # --- Losses ---
@@ -68,7 +48,7 @@ def test_the_adversarial_loss_of_c_has_a_gradient_by_the_probability_of_its_answ
 
 @pytest.mark.parametrize(("data", "weight"), [("mnist", 1.0), ("svhn", 0.01), ("cifar10", 0.01)])
 def test_cs_loss_is_the_sum_of_its_terms(data, weight, monkeypatch):
-    m, b = new(), batch()
+    m, b = new(), few_labels()
     m.setting = SETTINGS[data]
     m.C.eval()
     m.D.eval()
@@ -145,7 +125,7 @@ def test_the_pseudo_discriminative_loss_begins_at_its_epoch(monkeypatch):
     monkeypatch.setattr(m, "c_loss", lambda x, y, u, fake, w_u: given.append(fake) or c_loss(x, y, u, fake, w_u))
     opt = m.optimizers()
     for step in (597, 598):  # the last step of epoch 299, the first of epoch 300
-        m.training_step(batch(step=step), opt)
+        m.training_step(few_labels(step=step), opt)
     assert given[0] is None
     assert given[1][0].shape == (8, 1, 28, 28)  # 200 with 500 unlabelled ones, 8 with 20
     assert not given[1][0].requires_grad
@@ -177,7 +157,7 @@ def test_weights_rates_and_beta1_follow_the_code():
 
 def test_c_is_trained_alone_first_with_a_strong_balance_and_then_begins_with_a_new_adam():
     m = new(pretrain_steps=2)
-    opt, b = m.optimizers(), batch()
+    opt, b = m.optimizers(), few_labels()
     before = {k: v.clone() for k, v in m.state_dict().items()}
     torch.manual_seed(3)
     losses = m.training_step(b, opt)
@@ -186,11 +166,11 @@ def test_c_is_trained_alone_first_with_a_strong_balance_and_then_begins_with_a_n
     torch.manual_seed(3)
     expected = cross_entropy(twin.C(b.x[:4]), b.y[:4]), twin.C.unlabelled_loss(twin.C(b.u), b.u, 0.3)
     assert losses["c_loss"].item() == pytest.approx(sum(expected).item(), rel=0.2)  # up to dropout
-    m.training_step(batch(step=1), opt)
+    m.training_step(few_labels(step=1), opt)
     moved = {k.partition(".")[0] for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"C", "C_average"}
     assert (opt["C"].param_groups[0]["lr"], opt["C"].param_groups[0]["betas"]) == (3e-4, (0.9, 0.999))
-    assert set(m.training_step(batch(step=2), opt)) == {"d_loss", "g_loss", "c_loss"}
+    assert set(m.training_step(few_labels(step=2), opt)) == {"d_loss", "g_loss", "c_loss"}
     assert {float(s["step"]) for s in opt["C"].state.values()} == {1.0}
 
 
@@ -198,10 +178,10 @@ def test_a_handful_of_images_is_learnt(monkeypatch):
     monkeypatch.setattr(triple_gan, "ALONE_LR", 3e-3)
     m = new(pretrain_steps=60)
     opt = m.optimizers()
-    losses = [m.training_step(batch(20, 10, step), opt)["c_loss"] for step in range(60)]
+    losses = [m.training_step(few_labels(20, 10, step), opt)["c_loss"] for step in range(60)]
     assert losses[-1] < losses[0] / 1.5
     m.C.eval()
-    b = batch(10, 10)
+    b = few_labels(10, 10)
     assert (m.C(b.x).argmax(1) == b.y).all()
 
 
@@ -211,7 +191,7 @@ def test_every_network_moves_under_bfloat16():
     before = {n: [p.detach().clone() for p in getattr(m, n).parameters()] for n in opt}
     for step in (400, 401):  # with the pseudo discriminative loss
         with torch.autocast("cpu", torch.bfloat16):
-            losses = m.training_step(batch(step=step), opt)
+            losses = m.training_step(few_labels(step=step), opt)
         assert all(v.dtype == torch.float32 for v in losses.values())
     for n in opt:
         assert all(not torch.equal(a, b) for a, b in zip(before[n], getattr(m, n).parameters(), strict=True)), n
@@ -225,13 +205,13 @@ def test_the_average_of_c_starts_at_zero_and_takes_its_moments_too():
     for k, v in m.C.state_dict().items():
         if v.is_floating_point():
             torch.testing.assert_close(m.C_average.state_dict()[k], (1 - 0.99**2) * v)
-    x = batch().x
+    x = few_labels().x
     m.eval()
     assert torch.equal(m.classify(x), m.C_average(x))
 
 
 def test_only_unlabelled_images_move_the_moments_of_c():
-    m, b = new(), batch()
+    m, b = new(), few_labels()
     moments = []
     for x in (b.x, -b.x):
         m.load_state_dict(new().state_dict())
@@ -273,7 +253,7 @@ def test_on_cifar10_begin_whitens_and_starts_c_on_the_first_hundred_images():
 
 def test_samples_follow_the_label_and_the_latent():
     m = new()
-    m.training_step(batch(), m.optimizers())
+    m.training_step(few_labels(), m.optimizers())
     m.eval()
     z, y = m.sample_latent(3), torch.tensor([1, 2, 3])
     assert z.shape == (3, 100)
