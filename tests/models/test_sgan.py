@@ -105,14 +105,14 @@ def test_the_pi_model_compares_two_noisy_passes():
 def test_c_learns_from_labels_from_unlabelled_and_from_generated_images():
     m, b = new(), few_labels()
     m.C.eval()
-    supervised = float(cross_entropy(m.C(b.x), b.y))
-    unlabelled = float(m.C.unlabelled_loss(b.u, 1e-3))
-    assert float(m.c_loss(b.x, b.y, b.u, 1e-3)) == pytest.approx(supervised + unlabelled, rel=1e-5)
+    supervised = cross_entropy(m.C(b.x), b.y).item()
+    unlabelled = m.C.unlabelled_loss(b.u, 1e-3).item()
+    assert m.c_loss(b.x, b.y, b.u, 1e-3).item() == pytest.approx(supervised + unlabelled, rel=1e-5)
     torch.manual_seed(3)
-    with_generated = float(m.c_loss(b.x, b.y, b.u, 1e-3, 0.1))
+    with_generated = m.c_loss(b.x, b.y, b.u, 1e-3, 0.1).item()
     torch.manual_seed(3)
     fake, y = m.random_pairs(16)  # 200 with 100 labelled, 16 with 8
-    expected = supervised + unlabelled + 0.1 * float(cross_entropy(m.C(fake), y))
+    expected = supervised + unlabelled + 0.1 * cross_entropy(m.C(fake), y).item()
     assert with_generated == pytest.approx(expected, rel=1e-5)
     assert not any(g is not None for g in grads(m.c_loss(b.x, b.y, b.u, 1e-3, 0.1), m.G))
 
@@ -328,10 +328,10 @@ def test_networks_for_32_by_32_have_the_codes_parameters():
 
 def test_weights_start_as_in_the_code():
     m = new()
-    assert float(m.C.out.weight.std()) == pytest.approx(0.01, rel=0.1)
-    assert float(m.C.body[5].weight.std()) == pytest.approx(0.05, rel=0.05)
-    assert float(m.D_xy.fcs[1].layer.weight.std()) == pytest.approx(0.1, rel=0.05)
-    assert float(m.G.fc2.weight.abs().max()) == pytest.approx(math.sqrt(6 / 1010), rel=0.01)
+    assert m.C.out.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert m.C.body[5].weight.std().item() == pytest.approx(0.05, rel=0.05)
+    assert m.D_xy.fcs[1].layer.weight.std().item() == pytest.approx(0.1, rel=0.05)
+    assert m.G.fc2.weight.abs().max().item() == pytest.approx(math.sqrt(6 / 1010), rel=0.01)
     assert not any(layer.bias.any() for layer in m.modules() if isinstance(layer, nn.Linear) and layer.bias is not None)
 
 
