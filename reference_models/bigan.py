@@ -19,6 +19,11 @@ Deviations from the paper and its code:
 3. The convolutional networks are not the paper's for ImageNet (AlexNet's encoder, crops of 112 from 128): they follow
    the same rules (z joined at every layer of G and D, batch norm but at the first layer) with DCGAN's layers.
 4. An epoch's last, incomplete batch is left out: 468 steps an epoch of 60,000 images, not 469.
+5. The falling rate falls with every step; in the code once an epoch, which is at most 2.3 % ahead.
+6. Neighbours are looked up among all 60,000 training images; in the code among 50,000 of them.
+
+What Table 1 can tell: in the log of the official README (trained on 50,000 images, 10,000 held out) the last hidden
+layer of BiGAN's *untrained* encoder has 96.84 %, after 25 epochs 96.28, 200: 97.14, 400: 97.35.
 """
 
 from collections.abc import Iterable, Mapping
