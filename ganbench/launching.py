@@ -175,12 +175,14 @@ def submit(jobs: list[Job], executor: Any) -> list[str]:
 def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Callable[[str], None]) -> dict[Job, str]:
     """Run the jobs on this machine, at most `at_once` at a time, and wait. Returns the reasons of those that failed.
 
-    own_gpus: submitit gives each job its accelerators; otherwise a job sees what this process sees. SIGINT and SIGTERM
-    raise Stopped, once the jobs have saved.
+    own_gpus: submitit gives each job its accelerators; otherwise each has one of those that this process sees, the one
+    with the fewest jobs. SIGINT and SIGTERM raise Stopped, once the jobs have saved.
     """
     environment: dict[str, str | None] = {}
-    if not own_gpus:
+    if not own_gpus:  # submitit would hide them all
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [] if own_gpus else accelerators()
+    busy: dict[Job, str] = {}
     if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
     waiting, failed = list(jobs), dict[Job, str]()
@@ -190,6 +192,9 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
         while (waiting or running) and not asked:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
+                if gpus:
+                    busy[job] = min(gpus, key=[*busy.values()].count)
+                    environment = {**environment, "CUDA_VISIBLE_DEVICES": busy[job]}
                 with _deaf_to_ctrl_c():
                     running[job] = executor.submit(Work(job.args, environment)), time.monotonic()
                 number = len(jobs) - len(waiting)
@@ -203,6 +208,7 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
                         say(f"{job.title}: {_last_line(handle.paths.stderr)}")
                     continue
                 del running[job]
+                busy.pop(job, None)
                 ended = "done"
                 if not handle.paths.result_pickle.exists():
                     failed[job] = _last_line(handle.paths.stderr) or f"see {handle.paths.stderr}"
@@ -218,6 +224,16 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
                 time.sleep(POLL_SECONDS)
             raise Stopped(asked[0])
     return failed
+
+
+def accelerators() -> list[str]:
+    """Those that this process sees, as CUDA_VISIBLE_DEVICES names them; none is touched."""
+    import torch
+
+    seen = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in named.split(",")] if named else [str(i) for i in range(seen)]
+    return names[:seen]
 
 
 def _last_line(path: Path) -> str:

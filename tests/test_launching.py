@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import everything_below, write_recipe
@@ -118,6 +119,45 @@ def test_local_jobs_are_waited_for_and_one_that_fails_keeps_no_other_from_runnin
     assert again.code == 0
     assert "already done: 1 of 1" in again.err
     assert "begun" not in again.err
+
+
+class Gone:
+    """A job of submitit's: not done the first three times that any is asked, so that the second is the first to end."""
+
+    def __init__(self, place, alive):
+        self.alive = alive
+        self.paths = SimpleNamespace(stderr=place / "none", result_pickle=place)
+
+    def done(self):
+        self.alive[0] -= 1
+        return self.alive[0] < 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [
+        (None, 2, ["0", "1", "1", "0"]),
+        ("3, GPU-a", 2, ["3", "GPU-a", "GPU-a", "3"]),
+        ("7", 1, ["7", "7", "7", "7"]),
+        (None, 0, [None] * 4),
+        ("", 0, [""] * 4),
+    ],
+)
+def test_local_jobs_share_out_the_accelerators(monkeypatch, place, visible, count, expected):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    given, alive = [], [3]
+
+    def submit(work):
+        given.append(work.environment["CUDA_VISIBLE_DEVICES"])
+        return Gone(place, alive)
+
+    jobs = [launching.Job("a", seed, ()) for seed in range(4)]
+    assert launching.run(jobs, SimpleNamespace(submit=submit), 2, False, lambda text: None) == {}
+    assert given == expected
 
 
 def wait_for(condition, seconds=120):
