@@ -11,7 +11,7 @@ second layer. `convolutional` takes the networks of DCGAN's kind instead, for im
 
 Unconfirmed: the autoencoders' form (here the mean over pixels of |x - G(E(x))| or of its square, z squashed to (-1, 1)
 as elsewhere) and their features (the encoder's last hidden layer, as for BiGAN); the split of Table 1 (its caption says
-test).
+test; the code's default is 10,000 held-out training images, and the figures fit those).
 
 Deviations from the paper and its code:
 1. Between two evaluations batch norm keeps running moments, which only unfinished runs are sampled with.
