@@ -59,7 +59,7 @@ def test_weights_start_at_a_deviation_of_002_and_the_named_output_layers_at_zero
         model = checkpoint.make_model(row, {}, "test")
         for name, p in model.named_parameters():
             at_zero = name in {f"{n}.out.weight" for n in zero}
-            assert float(p.std()) == pytest.approx(0.0 if at_zero else 0.02, rel=0.05), name
+            assert p.std().item() == pytest.approx(0.0 if at_zero else 0.02, rel=0.05), name
 
 
 @pytest.mark.parametrize("row", ROWS)
