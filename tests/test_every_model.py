@@ -255,7 +255,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(model, monkeypatch):
     assert float((together[0] - together[1]).abs().max()) > 1e-3  # neighbours are told apart at this tolerance
 
 
-def test_latents_aredrawn_on_the_cpu_from_the_generator_alone(model):
+def test_latents_are_drawn_on_the_cpu_from_the_generator_alone(model):
     state = torch.get_rng_state()
     a, b, c = (model.sample_latent(5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
