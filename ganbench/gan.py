@@ -43,6 +43,7 @@ class GAN(nn.Module):
     image_shape: tuple[int, int, int]  # C, H, W
     num_classes: int = 0  # that `sample` can be asked for; 0: none
     classes: int = 0  # of the labels that training sees, where `sample` takes none
+    game: tuple[str, str] | None = ("d_loss", "g_loss")  # logged losses of D, and of G by D's verdict; None: no such G
 
     def begin(self, chunks: Iterable[Tensor]) -> None:
         """What the paper does once, before the first step, such as fitting a whitening or a data-dependent start.

@@ -29,12 +29,16 @@ SPREAD = 0.05  # of the deviation that real images have over a class
 
 
 class Health:
-    """What the rules remember. `update_of_g` is to be called after each step of G's optimiser."""
+    """What the rules remember. `update_of_g` is to be called after each step of G's optimiser.
 
-    def __init__(self, data: Dataset):
+    game: the losses of D and of G that tell whether D has won (`GAN.game`); None: nothing tells it.
+    """
+
+    def __init__(self, data: Dataset, game: tuple[str, str] | None):
         rows = _pairs_of_a_class(data.labels, len(data))
         real = data.images[rows]
         self.real_spread, self.real_alike = _spread(real), _alike(real)
+        self.game = game
         self.updates, self.won, self.collapsed = 0, 0, 0
         self.losses: dict[str, list[float]] = {}
 
@@ -60,10 +64,11 @@ class Health:
                 trouble = f"{name} has exploded ({value:.3g}; its median was {median(before):.3g})"
             before.append(value)
             del before[:-REMEMBERED]
-        d_loss, g_loss = losses.get("d_loss", math.inf), losses.get("g_loss", losses.get("ge_loss", -math.inf))
-        self.won = self.won + 1 if self.updates > GRACE and abs(d_loss) < WON_D and g_loss > WON_G else 0
-        if self.won >= WON_LINES:
-            trouble = f"the discriminator has won (d_loss {d_loss:.3g}, g_loss {g_loss:.3g}): G learns nothing any more"
+        if self.game:
+            (d, g), (d_loss, g_loss) = self.game, (losses.get(name, math.nan) for name in self.game)
+            self.won = self.won + 1 if self.updates > GRACE and abs(d_loss) < WON_D and g_loss > WON_G else 0
+            if self.won >= WON_LINES:
+                trouble = f"the discriminator has won ({d} {d_loss:.3g}, {g} {g_loss:.3g}): G learns nothing any more"
         return trouble
 
     def look_at_samples(self, gan: GAN) -> str | None:

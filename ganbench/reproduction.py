@@ -130,8 +130,9 @@ def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]
 
 def held_out_of(reference: Dataset, split: str | None = None) -> Samples | None:
     """The other split of the same set: real images that play the row of real data. None where there is no other."""
+    own = reference.split.partition("[")[0]  # of rows of a split too
     for other in (split,) if split else ("test", "train"):
-        if other != reference.split and reference.split in ("train", "test"):
+        if other != own and own in ("train", "test"):
             return from_dataset(datasets.load(reference.name, other))
     return None
 

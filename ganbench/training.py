@@ -122,7 +122,7 @@ class _Run:
             self.gan.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
         self.optimizers = self.gan.optimizers()
-        self.health = Health(data)
+        self.health = Health(data, gan.game)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time

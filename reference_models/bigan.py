@@ -307,6 +307,7 @@ class BiGAN(WithEncoder):
     """BiGAN (Donahue, Krähenbühl, Darrell, 2017)."""
 
     joint = True
+    game = "d_loss", "ge_loss"
 
     def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
         """1/2 [-E_x log D(x, E(x)) - E_z log(1 - D(G(z), z))]   (Equation 2)"""
@@ -396,6 +397,8 @@ class LatentRegressor(PlainGAN, WithEncoder):
 class JointLatentRegressor(LatentRegressor):
     """Row JLR: as LR, and G helps: it minimises -E log D(G(z)) + 1/4 of the regression, and E its share of that."""
 
+    game = "d_loss", "ge_loss"
+
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         self.set_rates(opt, batch.step)
         x, z = batch.x, self.sample_latent(len(batch.x)).to(batch.x)
@@ -412,6 +415,7 @@ class AutoencoderL2(WithEncoder):
     """Row AE (l2)."""
 
     networks = "GE"
+    game = None
 
     def reconstruction_loss(self, x: Tensor, back: Tensor) -> Tensor:
         """E (x - G(E(x)))^2, images in [0, 1]"""

@@ -248,6 +248,7 @@ class Table1(GAN):
     """
 
     networks = "EGDC"
+    game = None  # G follows features, but for CGAN's
     E: Any
     G: Any
     D: Any
@@ -438,6 +439,7 @@ class CGAN(WithCritics):
 
     networks = "GDC"
     matches_means = False
+    game = GAN.game
 
     def g_loss(self, fake_logit: Tensor, fake_logits: Tensor, c: Tensor) -> Tensor:
         """-E log D(x_p) - E log P(c_p | x_p)"""

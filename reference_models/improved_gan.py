@@ -289,6 +289,7 @@ class SemiSupervised(GAN):
     `epoch_steps` and falls linearly to 0 in the last; epochs 0: it stays.
     """
 
+    game = None  # G's loss is of features, or falls to 0 where D wins
     G: Any
     D: Any
 

@@ -470,6 +470,7 @@ class SGAN(GAN):
 
     C: Any
     num_classes = 10
+    game = "d_xy_loss", "g_loss"
 
     def __init__(
         self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 300,

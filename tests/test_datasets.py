@@ -10,6 +10,7 @@ from PIL import Image
 from ganbench import datasets, registry
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
+from ganbench.reproduction import held_out_of
 
 
 def write_idx(path, array):
@@ -72,6 +73,37 @@ def test_every_set_refuses_an_unknown_split_before_it_looks_for_files(name, tmp_
     monkeypatch.setenv("GANBENCH_DATA", str(tmp_path))
     with pytest.raises(UserError, match="no split 'tset'"):
         datasets.load(f"{name}:tset")
+
+
+def test_rows_of_a_split_are_a_split_of_their_own(mnist_files):
+    whole = datasets.load("mnist:train")
+    first, rest = datasets.load("mnist:train[:5]"), datasets.load("mnist:train[5:]")
+    assert torch.equal(torch.cat([first.images, rest.images]), whole.images)
+    assert first.labels.tolist() == [0, 1, 2, 3, 4]
+    assert rest.labels.tolist() == [5, 6]
+    assert (first.name, first.split, rest.split) == ("mnist", "train[0:5]", "train[5:7]")
+    assert len({whole.fingerprint, first.fingerprint, rest.fingerprint}) == 3
+    again = datasets.load(f"mnist:{rest.split}")
+    assert again.fingerprint == rest.fingerprint
+    assert torch.equal(datasets.load("mnist:test[1:2]").images, datasets.load("mnist:test").images[1:2])
+    images = datasets.load("synthetic:1x4x4:2:test[60:]").images
+    assert torch.equal(images, datasets.load("synthetic:1x4x4:2:test").images[60:])
+
+
+@pytest.mark.parametrize("rows", ["[7:]", "[:8]", "[3:3]", "[4:2]"])
+def test_rows_that_are_not_there_are_refused(rows, mnist_files):
+    with pytest.raises(UserError, match=r"mnist:train has rows 0 to 6: \[\d:\d\] asks for others, or for none"):
+        datasets.load(f"mnist:train{rows}")
+
+
+def test_the_held_out_images_of_rows_of_one_split_are_the_other_split():
+    assert held_out_of(datasets.load("digits:train[:50]")).origin["split"] == "test"
+    assert held_out_of(datasets.load("digits:test[:50]")).origin["split"] == "train"
+
+
+def test_a_folder_s_path_may_end_like_rows(tmp_path):
+    save(tmp_path / "set[1:2]" / "a.png", 1)
+    assert len(datasets.load(f"folder:{tmp_path / 'set[1:2]'}")) == 1
 
 
 def test_class_folders_become_labels_in_sorted_order(tmp_path):

@@ -123,6 +123,7 @@ def test_two_training_steps_have_finite_losses_and_move_every_network(model):
             assert loss.shape == (), name
             assert not loss.requires_grad, name
             assert torch.isfinite(loss), name
+        assert model.game is None or set(model.game) <= set(losses)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     for name in optimizers:
         moved = [not torch.equal(a, b) for a, b in zip(before[name], getattr(model, name).parameters(), strict=True)]

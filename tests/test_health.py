@@ -10,6 +10,7 @@ from support import ROOT, tiny_dcgan, write_recipe
 
 from ganbench import health, recipes, registry, training
 from ganbench.datasets import load
+from ganbench.gan import GAN
 from ganbench.health import GRACE, Health
 from ganbench.run_folder import CHECKPOINT, LOG, STATE
 from ganbench.training import TrainingFailed, train
@@ -25,7 +26,7 @@ def data():
 @pytest.fixture
 def watched(data):
     """Rules whose grace has passed."""
-    rules = Health(data)
+    rules = Health(data, GAN.game)
     rules.updates = GRACE + 1
     return rules
 
@@ -58,6 +59,16 @@ def test_a_discriminator_has_won_after_ten_logged_steps_in_a_row(watched):
     assert "the discriminator has won (d_loss 0.003, g_loss 7)" in watched.look_at_losses(won)
 
 
+def test_the_game_is_told_by_the_losses_that_the_model_names(data):
+    rules, none = Health(data, ("d_xy_loss", "ge_loss")), Health(data, None)
+    rules.updates = none.updates = 2000
+    for _ in range(9):
+        assert rules.look_at_losses({"d_xy_loss": 0.003, "ge_loss": 7.0}) is None
+    assert "has won (d_xy_loss 0.003, ge_loss 7)" in rules.look_at_losses({"d_xy_loss": 0.003, "ge_loss": 7.0})
+    for _ in range(30):  # G matches features: its loss is no answer to D's
+        assert none.look_at_losses({"d_loss": 0.003, "g_loss": 7.0}) is None
+
+
 def test_losses_near_zero_of_a_critic_are_no_victory(watched):
     for _ in range(30):
         assert watched.look_at_losses({"d_loss": 0.001, "g_loss": 0.02}) is None
@@ -65,7 +76,7 @@ def test_losses_near_zero_of_a_critic_are_no_victory(watched):
 
 
 def test_nothing_is_said_of_the_game_before_g_has_learnt_anything(data):
-    rules = Health(data)
+    rules = Health(data, GAN.game)
     for _ in range(30):
         assert rules.look_at_losses({"d_loss": 0.001, "g_loss": 9.0}) is None
 
@@ -135,7 +146,7 @@ def test_images_that_differ_in_noise_alone_are_a_collapse(data, watched):
 
 
 def test_an_untrained_generator_is_given_time(data):
-    rules = Health(data)
+    rules = Health(data, GAN.game)
     assert [rules.look_at_samples(tiny_dcgan()) for _ in range(3)] == [None] * 3
     rules.updates = GRACE + 1
     rules.look_at_samples(tiny_dcgan())
@@ -153,7 +164,7 @@ def test_a_look_leaves_the_random_state_alone(watched):
 def test_what_the_rules_remember_survives_a_resume(data, watched):
     for _ in range(9):
         watched.look_at_losses({"d_loss": 0.003, "g_loss": 7.0})
-    later = Health(data)
+    later = Health(data, GAN.game)
     later.restore(json.loads(json.dumps(watched.state())))
     assert later.state() == watched.state()
     assert later.look_at_losses({"d_loss": 0.003, "g_loss": 7.0}) is not None

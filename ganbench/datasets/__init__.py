@@ -1,13 +1,14 @@
 """Data sets: whole in memory as one uint8 tensor, so that no Python runs per image on the hot path.
 
 A data set is a function `(split: str, root: Path, download: bool) -> Dataset`, found by entry point. `load` is the way
-in: `mnist`, `mnist:test`, `folder:PATH`.
+in: `mnist`, `mnist:test`, `mnist:train[:50000]`, `folder:PATH`.
 """
 
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from ganbench import registry
 from ganbench.errors import UserError
 from ganbench.images import check
+
+ROWS = re.compile(r"(?P<split>.*)\[(?P<a>\d*):(?P<b>\d*)\]")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def offline() -> bool:
 def load(spec: str, split: str | None = None) -> Dataset:
     """Load `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`; `split` is the default where none is named.
 
-    Raises UserError for an unknown name or split, a folder that is not one, and a set that is missing while offline.
+    `NAME:split[a:b]` are its rows from a up to, and without, b, counted from 0 in the order of the published files:
+    `mnist:train[:50000]` to train on and `mnist:train[50000:]` to choose by, with the test set untouched.
+    Raises UserError for an unknown name or split, rows that are not there, a folder that is not one, and a set that is
+    missing while offline.
     """
     name, _, rest = spec.partition(":")
     if name == "folder":
@@ -75,7 +81,20 @@ def load(spec: str, split: str | None = None) -> Dataset:
 
         path, chosen = folder_and_split(rest)
         return image_folder(path, chosen or split)
-    return registry.load("datasets", name)(rest or split or "train", data_root(), not offline())
+    get = registry.load("datasets", name)
+    rows = ROWS.fullmatch(rest)
+    whole = get((rows["split"] if rows else rest or split) or "train", data_root(), not offline())
+    return _rows(whole, int(rows["a"] or 0), int(rows["b"] or len(whole))) if rows else whole
+
+
+def _rows(data: Dataset, a: int, b: int) -> Dataset:
+    """The images from row a up to, and without, row b, as a split of their own."""
+    if not a < b <= len(data):
+        raise UserError(
+            f"{data.name}:{data.split} has rows 0 to {len(data) - 1:,}: [{a}:{b}] asks for others, or for none."
+        )
+    labels = None if data.labels is None else data.labels[a:b]
+    return replace(data, split=f"{data.split}[{a}:{b}]", images=data.images[a:b], labels=labels)
 
 
 def unknown_split(name: str, split: str, known: tuple[str, ...]) -> UserError:
