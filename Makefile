@@ -13,7 +13,7 @@ quickstart: $(STAMP)
 	$(BIN)/ganbench reproduce dcgan-digits --offline --out quickstart
 
 test: lint types
-	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest
+	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check
