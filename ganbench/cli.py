@@ -561,13 +561,14 @@ def _classes(text: str, known: int) -> list[int]:
 @click.option(
     "--budget",
     type=click.Choice(BUDGETS),
-    default="full",
-    show_default=True,
-    help="Of the runs on that budget, which are not comparable with the paper.",
+    help="Of the runs on that budget alone; smoke and short ones are not comparable with the paper. "
+    "Default: the full runs, and where a recipe has none its short ones.",
 )
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where the runs are.")
 @common
-def table(name: str | None, form: str, dataset: str | None, budget: str, out: Path, quiet: bool) -> None:  # fmt: skip
+def table(
+    name: str | None, form: str, dataset: str | None, budget: str | None, out: Path, quiet: bool
+) -> None:  # fmt: skip
     """Ours beside the paper's, of all recipes or of one.
 
     Derived from the stored results. With a NAME, of a recipe or a group, the page <out>/tables/NAME.md is rebuilt too.
@@ -586,7 +587,7 @@ def table(name: str | None, form: str, dataset: str | None, budget: str, out: Pa
             raise UserError(f"--dataset {dataset}: no recipe is on it.{did_you_mean(dataset, sets)}")
         found = {r.name: r for r in everything if dataset in (None, r.train.data.partition(":")[0])}
     stored = [(r, [x for _, x in results.load_all(out / "runs" / r.name)]) for r in found.values()]
-    overrides = {} if budget == "full" else {"budget": budget}
+    overrides = None if budget is None else {} if budget == "full" else {"budget": budget}
     if overrides:
         stored = [(r, of) for r, of in stored if tables.counted(r, of, overrides)]
     rows = [row for r, of in stored for row in tables.rows(r, of, overrides)]

@@ -8,8 +8,8 @@ The rule of each verdict, for a value of the paper and the mean of ours over see
 - `reproduced`: |ours - paper's| <= 2 s, with s^2 = s_ours^2 + s_paper^2. s_ours is the standard deviation over seeds
   where there are several, else the measurement's own uncertainty; s_paper is the paper's own +-, or 0.
 - `better`, `not reproduced`: outside of that, on the metric's good or bad side (without a direction: `not reproduced`).
-- `short: 28,080 of 187,200 steps, not comparable` (or `smoke: ...`): a run on a budget, in a table of its own beneath
-  the full runs. It stands beside the paper's number to be looked at, and has no difference.
+- `short: 28,080 of 187,200 steps, not comparable` (or `smoke: ...`): a run on a budget. It stands beside the paper's
+  number to be looked at, and has no difference. Short runs stand in for full ones where there are none, else beneath.
 
 Which results count in a table is the rule of `counted`: of the recipe's present version (and present budget), without
 overrides; what `--steps` or `--data` changed is in no table.
@@ -40,7 +40,7 @@ COLUMNS = (
 )
 GROUP_COLUMNS = tuple(c for c in COLUMNS if c != "dataset")
 FORMATS = ("md", "csv", "latex")
-SHORT = {"budget": "short"}  # the overrides of runs that have a table beneath the full ones
+SHORT = {"budget": "short"}  # the overrides of runs that stand in for full ones, or beneath them
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "<": r"$<$", ">": r"$>$", **{c: "\\" + c for c in "&%$#_{}"},
@@ -121,14 +121,21 @@ def counted(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | N
     ]
 
 
+def overrides_shown(recipe: Recipe, results: list[Result]) -> dict[str, Any]:
+    """Those of the runs to show where nothing else is asked for: the full ones, or where there are none the short."""
+    return SHORT if counted(recipe, results, SHORT) and not counted(recipe, results) else {}
+
+
 def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None = None) -> list[dict[str, str]]:
     """The table's rows of one recipe: a row a metric, and a row for each reported value that no metric measures.
 
     A recipe that was not run shows the metrics that it would measure. Which results count, `counted` says. With
-    overrides it is another experiment, and nothing in it is comparable with the paper. `recipe`: as it is in its file.
+    overrides it is another experiment, and nothing in it is comparable with the paper; None: `overrides_shown`.
+    `recipe`: as it is in its file.
     """
+    overrides = overrides_shown(recipe, results) if overrides is None else overrides
     results = counted(recipe, results, overrides)
-    budget = (overrides or {}).get("budget")
+    budget = overrides.get("budget")
     data = ((results[0].training or {}) if results else {}).get("data", recipe.train.data)
     ours: dict[str, list[Measurement]] = defaultdict(list)
     real: dict[str, Measurement] = {}
@@ -162,7 +169,7 @@ def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None
 def group_rows(
     group: Group, recipes: list[tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None = None
 ) -> list[dict[str, str]]:
-    """The joined table of a group: each recipe's rows of the metrics that the group shows."""
+    """The joined table of a group: each recipe's `rows` of the metrics that the group shows."""
     shown = set(group.metrics) or {r.metric for recipe, _ in recipes for r in recipe.reported}
     table = [row for recipe, results in recipes for row in rows(recipe, results, overrides)]
     return [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
@@ -222,16 +229,6 @@ def _origin(result: Result) -> str:
     )
 
 
-def _short_runs(recipe: Recipe, results: list[Result]) -> str:
-    """What stands beneath the full runs: those on the budget `short`, or nothing."""
-    results = counted(recipe, results, SHORT)
-    if not results:
-        return ""
-    changes = ", ".join(f"{k} = {v}" for k, v in recipe.budget["short"].changes().items())
-    lines = ["", SHORT_RUNS, "", render(rows(recipe, results, SHORT)), f"`--budget short`: {changes}."]
-    return "\n".join([*lines, *map(_origin, results)]) + "\n"
-
-
 SHORT_RUNS = "## Short runs: not comparable with the paper"
 
 
@@ -285,13 +282,20 @@ RESULT_COLUMNS = ("metric", "value", "± over", "real data", "n", "n real", "not
 def write(recipe: Recipe, results: list[Result], folder: Path) -> Path:
     """Write `<folder>/<recipe>.md` from those of the results that count, and return its path.
 
-    Runs on the budget `short` stand beneath, in a table of their own.
+    Runs on the budget `short` stand beneath the full ones, in a table of their own, or in their place.
     """
     from ganbench.files import write_text
 
-    full, short = counted(recipe, results), _short_runs(recipe, results)
+    first = overrides_shown(recipe, results)
+    runs = counted(recipe, results, first)
+    parts = [f"# {recipe.name}\n", render(rows(recipe, runs, first)), notes(recipe, runs)]
+    if short := counted(recipe, results, SHORT):
+        changes = ", ".join(f"{k} = {v}" for k, v in recipe.budget["short"].changes().items())
+        if first != SHORT:
+            parts += [f"{SHORT_RUNS}\n", render(rows(recipe, short, SHORT)), "\n".join(map(_origin, short)) + "\n"]
+        parts += [f"`--budget short`: {changes}.\n"]
     path = folder / f"{recipe.name}.md"
-    write_text(path, f"# {recipe.name}\n\n{render(rows(recipe, full))}\n{notes(recipe, full)}{short}")
+    write_text(path, "\n".join(parts))
     return path
 
 
@@ -301,9 +305,9 @@ def write_group(group: Group, recipes: list[tuple[Recipe, list[Result]]], folder
 
     parts = [f"# {group.name}\n\n{group.title}. Paper: {group.paper}.\n"]
     parts += [render(group_rows(group, recipes), columns=GROUP_COLUMNS)]
-    short = [(recipe, results) for recipe, results in recipes if counted(recipe, results, SHORT)]
-    if short:
-        parts += [f"{SHORT_RUNS}\n", render(group_rows(group, short, SHORT), columns=GROUP_COLUMNS)]
+    beneath = [(r, of) for r, of in recipes if counted(r, of, SHORT) and overrides_shown(r, of) != SHORT]
+    if beneath:
+        parts += [f"{SHORT_RUNS}\n", render(group_rows(group, beneath, SHORT), columns=GROUP_COLUMNS)]
     parts += ["Seeds, deviations, sources and errors of each row:\n"]
     pages = [f"- [{recipe.name}]({recipe.name}.md): {recipe.title}, version {recipe.version}" for recipe, _ in recipes]
     path = folder / f"{group.name}.md"

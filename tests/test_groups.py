@@ -231,17 +231,26 @@ def test_steps_and_data_come_on_top_of_a_budget_and_are_recorded(ganbench, pair,
     assert "smoke: 1 of 6 steps, not comparable" in done.out
 
 
-def test_a_short_run_stands_beneath_the_full_ones_and_goes_when_its_budget_changes(ganbench, pair, place):
-    ganbench("reproduce", "a.toml", "--budget", "short", "--out", "out")
+def test_a_short_run_stands_in_for_a_full_one_and_goes_when_its_budget_changes(ganbench, pair, place):
+    short = ganbench("reproduce", "a.toml", "--budget", "short", "--out", "out")
     page = (place / "out/tables/a.md").read_text(encoding="utf-8")
-    assert page.index("not run") < page.index("## Short runs: not comparable") < page.index("short: 3 of 6 steps")
+    assert page.startswith(f"# a\n\n{short.out}")
+    assert "short: 3 of 6 steps, not comparable" in short.out
+    assert "not run" not in page
+    assert "## Short runs" not in page
+    assert "Seed 0: 3 steps in" in page
     assert "`--budget short`: steps = 3." in page
+    assert ganbench("table", "a.toml", "--out", "out").out == short.out
+    assert "not run" in ganbench("table", "a.toml", "--out", "out", "--budget", "full").out
+    joined = ganbench("table", "pair.toml", "--out", "out").out
+    assert "short: 3 of 6 steps, not comparable" in joined.splitlines()[2]
+    assert "not run" in joined.splitlines()[3]
     assert "already done" in ganbench("reproduce", "a.toml", "--budget", "short", "--out", "out").err
     text = (place / "a.toml").read_text()
     (place / "a.toml").write_text(text.replace("[budget.short]\nsteps = 3", "[budget.short]\nsteps = 4"))
     assert "short: " not in ganbench("table", "a.toml", "--budget", "short", "--out", "out").out
     ganbench("table", "a.toml", "--out", "out")
-    assert "## Short runs" not in (place / "out/tables/a.md").read_text(encoding="utf-8")
+    assert "short: " not in (place / "out/tables/a.md").read_text(encoding="utf-8")
     again = ganbench("reproduce", "a.toml", "--budget", "short", "--out", "out")
     assert "already done" not in again.err
     assert "short: 4 of 6 steps" in again.out

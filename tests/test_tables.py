@@ -158,8 +158,11 @@ def test_a_run_on_a_budget_says_its_length_and_has_no_verdict(recipe):
     )
     ran = result(measured(1.5, 0.1), overrides=tables.SHORT)
     short = dataclasses.replace(ran, recipe={**ran.recipe, "budget": budget.changes()})
-    assert rows(recipe, [short]) == rows(recipe, [])  # no row of the reproduction
+    assert rows(recipe, [short], {}) == rows(recipe, [])  # no row of the reproduction
     (row,) = rows(recipe, [short], tables.SHORT)
+    assert rows(recipe, [short]) == [row]  # which stands in for one where there is none
+    full = result(measured(1.0))
+    assert rows(recipe, [short, full]) == rows(recipe, [full])
     assert row["verdict"] == "short: 6,000 of 187,200 steps, not comparable"
     assert (row["ours"], row["paper"], row["difference"], row["steps"]) == ("1.50 ± 0.10", "1.5", "", "6,000")
     longer = dataclasses.replace(recipe, budget={"short": recipes.Budget(steps=7000)})
