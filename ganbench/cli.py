@@ -136,9 +136,9 @@ def _group_titles() -> dict[str, str]:
     show_default=True,
     help="smoke: seconds, on synthetic images. short: minutes to an hour. Neither is comparable with the paper.",
 )
-@click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the reproduction table.")
+@click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the tables.")
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the reproduction table."
+    "--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the tables."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: an accelerator if there is one.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where runs and tables go.")
@@ -236,7 +236,8 @@ def reproduce(
         reporter.say(f"table:   {path}")
     if overrides:
         what = ", ".join(f"{k} = {v}" for k, v in overrides.items())
-        reporter.say(f"not comparable with the paper, and not in the reproduction table: run with {what}")
+        stays_out = "" if paths else ", and in no table"
+        reporter.say(f"not comparable with the paper{stays_out}: run with {what}")
     if group is None and done:
         (plain,) = found.values()
         reporter.say(f"next:    ganbench evaluate --model {plain.model.name} --ckpt {done[0].folder / CHECKPOINT}")

@@ -181,7 +181,7 @@ def test_an_overridden_run_lies_apart_and_stays_out_of_the_table(ganbench, place
     path = write_recipe(place)
     done = ganbench("reproduce", path, "--steps", "3", "--data", "digits:test", "--out", "out")
     assert done.code == 0, done.err
-    assert "not in the reproduction table" in done.err
+    assert "not comparable with the paper, and in no table: run with" in done.err
     assert "fd_pixels" in done.out
     result = json.loads((place / "out/runs/tiny/seed0-data=digits_test-steps=3/result.json").read_text())
     assert result["overrides"] == {"steps": 3, "data": "digits:test"}

@@ -236,6 +236,7 @@ def test_a_short_run_stands_in_for_a_full_one_and_goes_when_its_budget_changes(g
     page = (place / "out/tables/a.md").read_text(encoding="utf-8")
     assert page.startswith(f"# a\n\n{short.out}")
     assert "short: 3 of 6 steps, not comparable" in short.out
+    assert "not comparable with the paper: run with budget = short" in short.err
     assert "not run" not in page
     assert "## Short runs" not in page
     assert "Seed 0: 3 steps in" in page
