@@ -307,7 +307,7 @@ def test_networks_for_mnist_have_the_codes_parameters():
     assert count(m.D_xy) == 795 * 1000 + 1021 * 500 + 511 * 250 + 261 * 250 * 2 + 261
     assert count(m.C) == 25 * 32 + 9 * (32 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 2 * (32 + 64 * 2 + 128 * 2) + 1290
     assert count(m.I) == 16 * (64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 960 + 513 * 100
-    assert count(m.D_xz) == 785 * 512 + 513 * 512 + 101 * 512 + 513 * 512 + 1025 * 1024 + 1025
+    assert count(m.D_xz) == 885 * 1000 + 1101 * 500 + 601 * 250 + 351 * 250 + 351 * 250 + 351
 
 
 def test_networks_for_32_by_32_have_the_codes_parameters():
