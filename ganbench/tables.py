@@ -214,6 +214,8 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
         for text in (*m.warnings, m.reason)
         if text
     }
+    for result in results:
+        problems |= {f"- seed {result.seed}, training, {text}" for text in (result.training or {}).get("warnings", [])}
     if problems:
         lines += ["", "Warnings:", *sorted(problems)]
     return "\n".join(lines) + "\n"

@@ -86,6 +86,7 @@ def test_rows_of_a_split_are_a_split_of_their_own(mnist_files):
     again = datasets.load(f"mnist:{rest.split}")
     assert again.fingerprint == rest.fingerprint
     assert torch.equal(datasets.load("mnist:test[1:2]").images, datasets.load("mnist:test").images[1:2])
+    assert datasets.load("mnist[:5]").fingerprint == first.fingerprint
     images = datasets.load("synthetic:1x4x4:2:test[60:]").images
     assert torch.equal(images, datasets.load("synthetic:1x4x4:2:test").images[60:])
 

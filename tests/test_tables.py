@@ -269,3 +269,12 @@ def test_the_page_says_what_is_behind_the_numbers(recipe, tmp_path):
     ):
         assert part in text, part
     assert "Seed 7" not in text
+
+
+def test_trouble_in_a_run_is_said_under_its_table(recipe):
+    healthy = result(measured(1.0))
+    ended = dataclasses.replace(
+        result(measured(2.0), seed=1), training={"steps": 6000, "warnings": ["step 500: the generator has collapsed"]}
+    )
+    assert "Warnings" not in tables.notes(recipe, [healthy])
+    assert "- seed 1, training, step 500: the generator has collapsed\n" in tables.notes(recipe, [healthy, ended])

@@ -67,15 +67,21 @@ def offline() -> bool:
     return os.environ.get("GANBENCH_OFFLINE", "") not in ("", "0", "false")
 
 
+def name_in(spec: str) -> str:
+    """The data set's name in what a user writes: what stands before a split or rows."""
+    return re.split(r"[:\[]", spec, maxsplit=1)[0]
+
+
 def load(spec: str, split: str | None = None) -> Dataset:
     """Load `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`; `split` is the default where none is named.
 
-    `NAME:split[a:b]` are its rows from a up to, and without, b, counted from 0 in the order of the published files:
-    `mnist:train[:50000]` to train on and `mnist:train[50000:]` to choose by, with the test set untouched.
+    `NAME[a:b]` and `NAME:split[a:b]` are its rows from a up to, and without, b, counted from 0 in the order of the
+    published files: `mnist:train[:50000]` to train on and `mnist:train[50000:]` to choose by.
     Raises UserError for an unknown name or split, rows that are not there, a folder that is not one, and a set that is
     missing while offline.
     """
-    name, _, rest = spec.partition(":")
+    name = name_in(spec)
+    rest = spec[len(name) :].removeprefix(":")
     if name == "folder":
         from ganbench.datasets.folder import folder_and_split, image_folder
 
@@ -83,7 +89,7 @@ def load(spec: str, split: str | None = None) -> Dataset:
         return image_folder(path, chosen or split)
     get = registry.load("datasets", name)
     rows = ROWS.fullmatch(rest)
-    whole = get((rows["split"] if rows else rest or split) or "train", data_root(), not offline())
+    whole = get((rows["split"] if rows else rest) or split or "train", data_root(), not offline())
     return _rows(whole, int(rows["a"] or 0), int(rows["b"] or len(whole))) if rows else whole
 
 

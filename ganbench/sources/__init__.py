@@ -42,7 +42,7 @@ def open_source(
     """
     options = options or Options()
     path = Path(text)
-    head = text.partition(":")[0]
+    head = datasets.name_in(text)
     folder = head == "folder" or (head not in names("datasets") and bool(text) and path.is_dir())
     suffix = "" if folder or head in names("datasets") else path.suffix.lower()  # a folder of a set's name is ./NAME
     if options.labels_file is not None and not folder and suffix != ".zip":
