@@ -137,9 +137,7 @@ def _group_titles() -> dict[str, str]:
     help="smoke: seconds, on synthetic images. short: minutes to an hour. Neither is comparable with the paper.",
 )
 @click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the tables.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the tables."
-)
+@click.option("--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the tables.")
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: an accelerator if there is one.")
 @click.option("--out", type=FOLDER, default=Path("results"), show_default=True, help="Where runs and tables go.")
 @click.option("--fresh", is_flag=True, help="Throw an earlier run away and begin again.")

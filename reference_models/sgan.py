@@ -11,9 +11,10 @@ adversarial games. R_y and R_z ask C and I to find again what G was given: the c
 Unconfirmed: all numbers are those of the code, not of the paper's text. There is no code that trains on MNIST: G and I
 are those of generate.py; C, D_xy, their batches, rates and weights are Triple-GAN's for MNIST, to which the code goes
 back, with D_xy's batch at 200; D_xz, of which nothing is known, is D_xy with z in the place of y (that for colour
-images with fully connected layers for convolutions wins at once: its loss is 0.1 after 100 steps). C's weight decay
-is what the code computes: of the last layer on MNIST, and of nothing on SVHN, where the term names a layer that has no
-weights.
+images with fully connected layers for convolutions wins at once: its loss is 0.1 after 100 steps). R_z weighs 0.1 in
+the recipes for MNIST, as in the code for SVHN before its last change: with 1, the paper's, this G writes z into details
+that only I reads, and each class stays one image. C's weight decay is what the code computes: of the last layer on
+MNIST, and of nothing on SVHN, where the term names a layer that has no weights.
 
 Deviations from the paper and its code:
 1. C takes one step before each step of D, I and G; the code takes all of an epoch's steps of C first.
