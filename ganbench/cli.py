@@ -134,7 +134,7 @@ def _group_titles() -> dict[str, str]:
     type=click.Choice(BUDGETS),
     default="full",
     show_default=True,
-    help="smoke: seconds, on synthetic images. short: minutes to an hour. Neither is comparable with the paper.",
+    help="smoke: seconds, on synthetic images. short: minutes to an hour or two. Neither is comparable with the paper.",
 )
 @click.option("--data", help="Another training set: NAME or folder:PATH. Keeps the run out of the tables.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another length. Keeps the run out of the tables.")
@@ -161,13 +161,19 @@ def _group_titles() -> dict[str, str]:
     help="How many jobs run at a time. Default: one with local, no limit with slurm.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the jobs, a command a line, and do nothing.")
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="EXTRACTOR=FILE",
+    help="Weights of an extractor. Others than the published ones give its metrics another name.",
+)
 @click.option("--tensorboard", is_flag=True, help="Log to TensorBoard too. Needs ganbench[tensorboard].")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @common
 def reproduce(
     recipe: str, seeds: str, budget: str, data: str | None, steps: int | None, device: str | None, out: Path,
     fresh: bool, launcher: str | None, launcher_args: tuple[str, ...], at_once: int | None, dry_run: bool,
-    tensorboard: bool, as_json: bool, quiet: bool,
+    weights: tuple[str, ...], tensorboard: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train and evaluate a recipe, or a group of them.
 
@@ -196,7 +202,8 @@ def reproduce(
     from ganbench.training import Interrupted
 
     reporter = Reporter(quiet or not _first())
-    plan = Plan(found, overrides, numbers, out, fresh, tensorboard)
+    plan = Plan(found, overrides, numbers, out, fresh, tensorboard, _weights(weights))
+    plan.require_weights_used()
     try:
         if launcher is None and not dry_run:
             distributed.start()
@@ -257,7 +264,11 @@ def _as_jobs(plan: Any, device: str | None, quiet: bool, reporter: Any) -> list[
     todo = plan.to_do()
     if done := len(plan.recipes) * len(plan.seeds) - len(todo):
         reporter.say(f"already done: {done} of {done + len(todo)} runs (--fresh does them again)")
-    return [Job(name, seed, ("reproduce", name, "--seeds", str(seed), *args)) for name, seed in todo]
+    weights = {
+        name: [word for item in plan.weights_of(recipe).items() for word in ("--weights", "{}={}".format(*item))]
+        for name, recipe in plan.recipes.items()
+    }
+    return [Job(name, seed, ("reproduce", name, "--seeds", str(seed), *args, *weights[name])) for name, seed in todo]
 
 
 def _print_jobs(jobs: list[Any], ids: list[str], as_json: bool) -> None:

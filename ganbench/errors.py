@@ -8,11 +8,13 @@ class UserError(Exception):
     """
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
-    """' Did you mean X?' or the list of what is known, to end an error message with."""
+def did_you_mean(word: str, known: list[str], where: str = "") -> str:
+    """' Did you mean X?', else where all are named, else the list of what is known: to end an error message with."""
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f" Did you mean '{close[0]}'?"
+    if where:
+        return f" {where}"
     return f" Known: {', '.join(sorted(known))}." if known else ""

@@ -125,8 +125,8 @@ class Reported:
 class Budget:
     """What a shorter run changes of its recipe; what is None it leaves as it is.
 
-    `smoke`: seconds on one core with nothing downloaded, to see that everything works. `short`: minutes to an hour, to
-    see something. args: laid over the model's, so that schedules among its arguments shrink with the run.
+    `smoke`: seconds on one core with nothing downloaded, to see that everything works. `short`: minutes to an hour or
+    two, to see something. args: laid over the model's, so that schedules among its arguments shrink with the run.
     """
 
     steps: int
@@ -363,7 +363,8 @@ def find(name: str) -> Recipe:
     files = available()
     if name not in files:
         known = [*files, *available_groups()]
-        raise UserError(f"unknown recipe '{name}'.{did_you_mean(name, known)} A path to a .toml file works too.")
+        what = did_you_mean(name, known, "`ganbench list recipes` and `ganbench list groups` name those there are.")
+        raise UserError(f"unknown recipe '{name}'.{what} A path to a .toml file works too.")
     return read(files[name])
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,22 @@ def describe_device(device: torch.device) -> str:
     return f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
 
 
+def needed_extractors(requests: list[evaluation.Request]) -> list[str]:
+    """Names of the networks that metrics look through, but for those of the model itself."""
+    return sorted({r.extractor for r in requests if r.extractor} - set(evaluation.OWN))
+
+
+def watched_metric(recipe: Recipe) -> list[str]:
+    """The metric that is measured while it trains, or none."""
+    return [recipe.watch.metric] if recipe.watch.metric else []
+
+
 def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
     """The extractors that the requests need, each with its weights if any were given.
 
     Raises UserError for weights of an extractor that is not used.
     """
-    needed = sorted({r.extractor for r in requests if r.extractor} - set(evaluation.OWN))
+    needed = needed_extractors(requests)
     for name in weights:
         if name not in needed:
             used = ", ".join(needed) or "none"
@@ -146,10 +156,11 @@ def reproduce(
     fresh: bool,
     reporter: Reporter,
     board: bool = False,
+    weights: dict[str, Path] | None = None,
 ) -> Run:
     """Train (or go on with) one seed of a recipe, evaluate it, and store `result.json` and a sample grid in its folder.
 
-    recipe: with the `overrides` of the command line in it. board: a TensorBoard log too.
+    recipe: with the `overrides` of the command line in it. board: a TensorBoard log too. weights: files of extractors.
     Raises UserError for whatever the user has to mend, and TrainingFailed.
     """
     folder = run_folder(out, recipe, seed, overrides)
@@ -157,8 +168,8 @@ def reproduce(
         registry.require("models", recipe.model.name)
         recipe = with_synthetic_data(recipe)
         requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
-        watched = evaluation.parse_metrics([recipe.watch.metric] if recipe.watch.metric else [], "inception-v3")
-        extractors = make_extractors(requests + watched, {})
+        watched = evaluation.parse_metrics(watched_metric(recipe), "inception-v3")
+        extractors = make_extractors(requests + watched, weights or {})
         data = datasets.load(recipe.train.data)
         reference = from_dataset(datasets.load(recipe.evaluate.reference))
         # A folder of the user's without splits has no real images to spare: its table has no row of real data.
@@ -270,6 +281,24 @@ class Plan:
     out: Path
     fresh: bool = False
     board: bool = False
+    weights: dict[str, Path] = field(default_factory=dict)
+
+    def weights_of(self, recipe: Recipe) -> dict[str, Path]:
+        """Those of the given weights that the recipe's metrics look through."""
+        if not self.weights:
+            return {}
+        spec = recipe.override(self.overrides)
+        used = needed_extractors(
+            evaluation.parse_metrics([*spec.evaluate.metrics, *watched_metric(spec)], "inception-v3")
+        )
+        return {name: file for name, file in self.weights.items() if name in used}
+
+    def require_weights_used(self) -> None:
+        """Raise UserError for weights that no recipe has a use for."""
+        used = {name for recipe in self.recipes.values() for name in self.weights_of(recipe)}
+        for name in self.weights:
+            if name not in used:
+                raise UserError(f"--weights {name}=...: no metric of {', '.join(self.recipes)} uses that extractor.")
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """Where a run of it lies."""
@@ -294,7 +323,10 @@ class Plan:
             for seed in self.seeds:
                 spec = recipe.override(self.overrides)
                 try:
-                    run = reproduce(spec, self.overrides, seed, device, self.out, self.fresh, reporter, self.board)
+                    run = reproduce(
+                        spec, self.overrides, seed, device, self.out, self.fresh, reporter, self.board,
+                        self.weights_of(recipe),
+                    )  # fmt: skip
                     runs[name].append(run)
                 except (UserError, TrainingFailed) as error:
                     kind = "error" if isinstance(error, UserError) else "training failed"

@@ -38,6 +38,15 @@ from ganbench import checkpoint
         (["unknown recipe 'bigan-tabel1'", "Did you mean 'bigan-table1'?"], ["reproduce", "bigan-tabel1"]),
         (["unknown recipe 'bigan-tabel1'", "Did you mean 'bigan-table1'?"], ["table", "bigan-tabel1"]),
         (["no split '1x8'", "synthetic:CxHxW"], ["evaluate", "--images", "synthetic:1x8"]),
+        (["unknown recipe 'wgan'", "`ganbench list recipes`"], ["reproduce", "wgan"]),
+        (
+            ["--weights small-cnn", "no metric", "dcgan-digits"],
+            ["reproduce", "dcgan-digits", "--weights", "small-cnn=tiny.safetensors"],
+        ),
+        (
+            ["--weights pixels=gone.pth", "no such file", "dcgan-digits"],
+            ["reproduce", "dcgan-digits", "--weights", "pixels=gone.pth"],
+        ),
         (["'synthetic' has no split 'train'"], ["reproduce", "dcgan-digits", "--data", "synthetic:train"]),
         (["unknown metric 'fdi'"], ["evaluate", "--ckpt", "tiny.safetensors", "--metrics", "fdi"]),
         (

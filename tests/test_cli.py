@@ -13,6 +13,7 @@ from support import TINY, process, save_tiny, tiny_dcgan, write_png, write_recip
 
 from ganbench import __version__, checkpoint, cli, evaluation, registry, sources
 from ganbench.datasets import load
+from ganbench.features import small_cnn
 from ganbench.images import to_uint8
 
 # --- Start ---
@@ -175,6 +176,14 @@ def test_reproduce_leaves_a_checkpoint_a_result_a_picture_and_a_table_and_says_w
     again = ganbench("reproduce", write_recipe(place), "--out", "out")
     assert "already done" in again.err
     assert again.out == done.out
+
+
+def test_reproduce_measures_with_the_weights_that_are_given(ganbench, place):
+    path = write_recipe(place, {'metrics = ["fd_pixels"]': 'metrics = ["fd_small-cnn"]'})
+    done = ganbench("reproduce", path, "--weights", f"small-cnn={small_cnn.BUNDLED}", "--json")
+    assert done.code == 0, done.err
+    (result,) = json.loads(done.out)["results"]
+    assert [m["metric"] for m in result["measurements"]] == ["fd_mnist-cnn"]  # the name is of the weights
 
 
 def test_an_overridden_run_lies_apart_and_stays_out_of_the_table(ganbench, place):

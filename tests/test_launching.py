@@ -64,6 +64,15 @@ def test_a_dry_run_prints_a_command_a_job_and_writes_nothing(ganbench, place, tw
     assert everything_below(place) == before
 
 
+def test_weights_go_to_the_jobs_whose_metrics_use_them(ganbench, place, two):
+    write_recipe(place, {'metrics = ["fd_pixels"]': 'metrics = ["fd_small-cnn"]'}, name="b")
+    done = ganbench("reproduce", two, "--weights", "small-cnn=my weights.safetensors", "--dry-run")
+    assert done.out.splitlines() == [
+        "ganbench reproduce a.toml --seeds 0 --out results --offline",
+        "ganbench reproduce b.toml --seeds 0 --out results --offline --weights 'small-cnn=my weights.safetensors'",
+    ]
+
+
 def test_what_is_done_is_no_job_unless_it_is_to_be_done_again(ganbench, place):
     path = write_recipe(place)
     assert ganbench("reproduce", path).code == 0
