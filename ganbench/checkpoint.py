@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ganbench import __version__, registry
+from ganbench.data_spec import classes_in
 from ganbench.errors import UserError, did_you_mean
 from ganbench.files import atomic_path, sha256_of
 from ganbench.gan import GAN
@@ -37,6 +38,12 @@ class Checkpoint:
     commit: str = ""
     version: str = __version__
     sha256: str = ""  # of the file; filled in on loading
+
+    @property
+    def first_class(self) -> int:
+        """What the model's class 0 is called in the whole set, of which it may have been trained on a part."""
+        classes = classes_in(self.data)
+        return classes.start if classes else 0
 
 
 def save(path: Path, state: dict[str, Tensor], meta: Checkpoint) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a check or a training failed, 2 a user's mistake, 130 or 1
 Heavy modules are imported inside the commands, so that `--help` and `list` return at once.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ METRIC_NAMES = (
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SEED = click.IntRange(0, MAX_SEED)
+MANY = 10_000  # numbers in one option
 SOURCES = (
     "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable, or a generator in FILE.onnx or FILE.pt "
     "(TorchScript: loading it runs the code in it)"
@@ -128,7 +130,7 @@ def _group_titles() -> dict[str, str]:
 
 @main.command()
 @click.argument("recipe")
-@click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a run.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds, as 0,1,2 or 0-9; each is a run.")
 @click.option(
     "--budget",
     type=click.Choice(BUDGETS),
@@ -310,13 +312,17 @@ def _print_results(
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:
+    """The numbers in `0,1,2`, `0-9` or both."""
     try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
+        parts = [part.partition("-") for part in text.split(",")]
+        ranges = [range(int(first), int(last if to else first) + 1) for first, to, last in parts]
+        values = list(itertools.chain(*ranges)) if sum(map(len, ranges)) <= MANY else []
+    except (ValueError, OverflowError):
         values = []
     if not values or min(values) < 0 or max(values) > MAX_SEED or len(set(values)) < len(values):
         raise UserError(
-            f"{option} must be different whole numbers of 0 to {MAX_SEED}, separated by commas, not '{text}'."
+            f"{option} must be different whole numbers of 0 to {MAX_SEED}, separated by commas, or a range like 0-9, "
+            f"not '{text}'."
         )
     return values
 
@@ -480,14 +486,16 @@ def sample(
     from ganbench.progress import Reporter
     from ganbench.reproduction import choose_device
 
-    gan, _ = checkpoint.load(ckpt, model)
+    gan, meta = checkpoint.load(ckpt, model)
     y = None
     if labels is not None:
         wanted = _classes(labels, gan.num_classes)
         y = torch.tensor([wanted[i % len(wanted)] for i in range(num)])
     reporter = Reporter(quiet)
     with reporter.task("sample", num) as task:
-        drawn = sources.generate(gan, num, seed, choose_device(device), y, advance=task.advance)
+        drawn = sources.generate(
+            gan, num, seed, choose_device(device), y, advance=task.advance, first_class=meta.first_class
+        )  # fmt: skip
     if grid is not None:
         order = drawn.labels.argsort(stable=True) if drawn.labels is not None else torch.arange(num)
         images.save_png(images.grid(drawn.images[order], 10), grid)
@@ -775,6 +783,8 @@ def train_classifier(data: str, out: Path, quiet: bool) -> None:
 
     require_writable(out, "--out")
     train = datasets.load(data)
+    if train.first_class:
+        raise UserError(f"'{data}': a classifier numbers its classes as the whole set does: begin with class 0.")
     if train.labels is None:
         raise UserError(f"'{data}' has no labels: put its images into class folders.")
     steps = small_cnn.TRAINING.epochs * (len(train) // small_cnn.TRAINING.batch_size)

@@ -126,7 +126,9 @@ def run(request: Request, reporter: Reporter) -> Result:
     if gan is not None and meta is not None:
         num = request.num or NUM
         with reporter.task(f"sample {num:,}", num) as task:
-            made = sources.generate(gan, num, request.seed, device, advance=task.advance)
+            made = sources.generate(
+                gan, num, request.seed, device, advance=task.advance, first_class=meta.first_class
+            )  # fmt: skip
         fake = sources.resized(made, of_images.resize)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     for samples, what in (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ganbench import registry
+from ganbench.data_spec import apart
 from ganbench.errors import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -33,6 +34,7 @@ MAX_SEED = 2**32 - 1
 PRECISIONS = ("float32", "bf16")
 BUDGETS = ("smoke", "short", "full")
 SYNTHETIC = "synthetic"  # data of the model's own shape: what a smoke run takes where it names no other
+HELD_OUT = ("test", "val", "valid")
 GROUPS = "groups"  # the folder of groups within a folder of recipes
 
 _PACKAGE = Path(__file__).parent
@@ -50,13 +52,15 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """The schedule.
+    """The data and the schedule.
 
-    steps: updates of G. ema_decay: 0 evaluates the last weights instead of their average. labels: how many images of
-    `data` have their label, as many of each class, drawn by the seed; 0: all. With few labels a batch is `batch_size`
-    of the labelled images and `unlabelled_batch_size` of all. precision: 'float32', or 'bf16' for products in bfloat16
-    with weights, sums and updates in float32. batch_norm: of several processes, whether
-    moments are over the 'global' batch or over each one's 'local' part.
+    data: as `datasets.load` takes it; `{seed}` in it, and in what is evaluated against, is the run's seed, so that the
+    seeds of a recipe can be models of different classes. resize: done to every image, real ones too, in the words of
+    --resize; '' for none. steps: updates of G. ema_decay: 0 evaluates the last weights instead of their average.
+    labels: how many images of `data` have their label, as many of each class, drawn by the seed; 0: all. With few
+    labels a batch is `batch_size` of the labelled images and `unlabelled_batch_size` of all. precision: 'float32', or
+    'bf16' for products in bfloat16 with weights, sums and updates in float32. batch_norm: of several processes,
+    whether moments are over the 'global' batch or over each one's 'local' part.
     """
 
     data: str
@@ -67,6 +71,7 @@ class TrainSpec:
     unlabelled_batch_size: int = 0
     precision: str = "float32"
     batch_norm: str = "global"
+    resize: str = ""
 
     def identity(self) -> dict[str, Any]:
         """All that decides the course of a run but its length: no step depends on how many there will be."""
@@ -184,6 +189,15 @@ class Recipe:
         shorter = dataclasses.replace(self, model=model, train=train, evaluate=evaluate, watch=watch)
         return shorter.replace(data=b.data or (SYNTHETIC if budget == "smoke" else None))
 
+    def of_seed(self, seed: int) -> "Recipe":
+        """The recipe of one run: with its seed in the names of the data."""
+
+        def named(spec: Any, *keys: str) -> Any:
+            return dataclasses.replace(spec, **{k: getattr(spec, k).replace("{seed}", str(seed)) for k in keys})
+
+        train, evaluate = named(self.train, "data"), named(self.evaluate, "reference", "real")
+        return dataclasses.replace(self, train=train, evaluate=evaluate)
+
     def override(self, overrides: dict[str, Any]) -> "Recipe":
         """The recipe with what the command line changes: 'budget', and on top of it 'steps' and 'data'."""
         return self.at(overrides.get("budget", "full")).replace(overrides.get("steps"), overrides.get("data"))
@@ -191,18 +205,28 @@ class Recipe:
     def replace(self, steps: int | None = None, data: str | None = None) -> "Recipe":
         """The recipe with overrides from the command line: other `steps`, other `data` (then also the reference).
 
-        `data` names a set (`mnist`, `folder:PATH`), or one of its splits; the other of train and test is the real data.
+        `data` names a set (`mnist`, `folder:PATH`), one of its splits, or rows or classes of one. The other split is
+        the real data: the recipe's own for a folder, else the other of train and test. Of a folder the classes are
+        those that the recipe takes.
         """
         train, evaluate = self.train, self.evaluate
         if steps is not None:
             train = dataclasses.replace(train, steps=steps)
         if data is not None:
-            base, _, split = data.rpartition(":")
-            if split not in ("train", "test"):
-                base, split = data, "train"
-            other = "train" if split == "test" else "test"
-            train = dataclasses.replace(train, data=data)
-            evaluate = dataclasses.replace(evaluate, reference=f"{base}:{split}", real=f"{base}:{other}")
+            folder = data.startswith("folder:")
+            whole, part = apart(data)
+            part = part or (apart(train.data)[1] if folder else "")
+            base, _, split = whole.rpartition(":")
+            if split not in ("train", *HELD_OUT):
+                base, split = whole, "train"
+            own = apart(evaluate.real)[0].rpartition(":")[2]
+            other = "train" if split != "train" else own if folder and own in HELD_OUT else "test"
+            classes = part if part.startswith("[classes ") else ""  # of both splits; rows are of one
+            resize = "" if data.startswith(SYNTHETIC) else train.resize  # those are made in the size that is needed
+            train = dataclasses.replace(train, data=whole + part, resize=resize)
+            evaluate = dataclasses.replace(
+                evaluate, reference=f"{base}:{split}{part}", real=f"{base}:{other}{classes}"
+            )  # fmt: skip
         return dataclasses.replace(self, train=train, evaluate=evaluate)
 
 

@@ -4,6 +4,7 @@ A run lies in `<out>/runs/<recipe>/<run>/`; whatever of it is there already is n
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ganbench import checkpoint, datasets, distributed, evaluation, features, registry, results, tables
+from ganbench import checkpoint, datasets, distributed, evaluation, features, registry, resizing, results, tables
+from ganbench.data_spec import classes_in
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.feature_store import FeatureStore
@@ -24,7 +26,7 @@ from ganbench.progress import Reporter
 from ganbench.recipes import SYNTHETIC, Group, Recipe
 from ganbench.results import Result
 from ganbench.run_folder import CHECKPOINT
-from ganbench.sources import Samples, from_dataset, generate
+from ganbench.sources import Options, Samples, from_dataset, generate
 from ganbench.subject import own_extractors, under_test
 from ganbench.training import TrainingFailed, Watch, sample_grid, train
 
@@ -138,13 +140,17 @@ def make_extractors(requests: list[evaluation.Request], weights: dict[str, Path]
     return {name: features.create(name, weights.get(name), not datasets.offline()) for name in needed}
 
 
-def held_out_of(reference: Dataset, split: str | None = None) -> Samples | None:
-    """The other split of the same set: real images that play the row of real data. None where there is no other."""
-    own = reference.split.partition("[")[0]  # of rows of a split too
-    for other in (split,) if split else ("test", "train"):
-        if other != own and own in ("train", "test"):
-            return from_dataset(datasets.load(reference.name, other))
-    return None
+def held_out_of(reference: Dataset) -> Samples | None:
+    """The other split of the same set: real images that play the row of real data. None where there is no other.
+
+    Of a part by classes it is the same classes of the other split; of rows, all of that.
+    """
+    own = reference.whole_split
+    if own not in ("train", "test"):
+        return None
+    classes = reference.split.removeprefix(own) if classes_in(reference.split) else ""
+    other = "train" if own == "test" else "test"
+    return from_dataset(datasets.load(f"{reference.name}:{other}{classes}"))
 
 
 def reproduce(
@@ -164,16 +170,19 @@ def reproduce(
     Raises UserError for whatever the user has to mend, and TrainingFailed.
     """
     folder = run_folder(out, recipe, seed, overrides)
+    recipe = recipe.of_seed(seed)
     try:  # everything that can be wrong is looked at before hours are spent on training
         registry.require("models", recipe.model.name)
         recipe = with_synthetic_data(recipe)
         requests = evaluation.parse_metrics(recipe.evaluate.metrics, "inception-v3")
         watched = evaluation.parse_metrics(watched_metric(recipe), "inception-v3")
         extractors = make_extractors(requests + watched, weights or {})
-        data = datasets.load(recipe.train.data)
-        reference = from_dataset(datasets.load(recipe.evaluate.reference))
+        options = Options(resize=resizing.parse(recipe.train.resize) if recipe.train.resize else None)
+        read = functools.cache(lambda spec: datasets.load(spec, resize=options.resize))  # once, of what is named twice
+        data = read(recipe.train.data)
+        reference = from_dataset(read(recipe.evaluate.reference), options)
         # A folder of the user's without splits has no real images to spare: its table has no row of real data.
-        held_out = None if data.split == "all" else from_dataset(datasets.load(recipe.evaluate.real))
+        held_out = None if data.whole_split == "all" else from_dataset(read(recipe.evaluate.real), options)
     except UserError as error:
         raise UserError(f"recipe '{recipe.name}': {error}") from error
     commit, dirty = results.git_commit()
@@ -194,7 +203,9 @@ def reproduce(
 
     began = time.monotonic()
     with reporter.task(f"sample {recipe.evaluate.num:,}", recipe.evaluate.num) as task:
-        fake = generate(gan, recipe.evaluate.num, seed, device, advance=task.advance)
+        fake = generate(
+            gan, recipe.evaluate.num, seed, device, advance=task.advance, first_class=data.first_class
+        )  # fmt: skip
     fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     own = own_extractors(gan, meta.sha256, {r.extractor for r in requests if r.extractor})
     store = FeatureStore(extractors | own, device, folder=cache_folder(), progress=reporter.progress, say=reporter.say)
@@ -236,7 +247,7 @@ def watch(
     reference = from_dataset(data)
 
     def score(gan: GAN) -> float:
-        fake = generate(gan, recipe.watch.num, seed, device)
+        fake = generate(gan, recipe.watch.num, seed, device, first_class=data.first_class)
         store = FeatureStore(extractors, device, folder=cache_folder())
         (measurement, *_), _ = evaluation.evaluate([request], store, fake, reference, None)
         if measurement.value is None:

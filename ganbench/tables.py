@@ -136,7 +136,8 @@ def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None
     overrides = overrides_shown(recipe, results) if overrides is None else overrides
     results = counted(recipe, results, overrides)
     budget = overrides.get("budget")
-    data = ((results[0].training or {}) if results else {}).get("data", recipe.train.data)
+    trained_on = {(r.training or {}).get("data", recipe.train.data) for r in results}
+    data = trained_on.pop() if len(trained_on) == 1 else recipe.train.data  # where each seed has its own classes
     ours: dict[str, list[Measurement]] = defaultdict(list)
     real: dict[str, Measurement] = {}
     for result in results:
@@ -311,7 +312,10 @@ def write_group(group: Group, recipes: list[tuple[Recipe, list[Result]]], folder
     if beneath:
         parts += [f"{SHORT_RUNS}\n", render(group_rows(group, beneath, SHORT), columns=GROUP_COLUMNS)]
     parts += ["Seeds, deviations, sources and errors of each row:\n"]
-    pages = [f"- [{recipe.name}]({recipe.name}.md): {recipe.title}, version {recipe.version}" for recipe, _ in recipes]
+    pages = [
+        f"- {f'[{recipe.name}]({recipe.name}.md)' if of else recipe.name}: {recipe.title}, version {recipe.version}"
+        for recipe, of in recipes  # one that was not run has no page
+    ]
     path = folder / f"{group.name}.md"
     write_text(path, "\n".join(parts) + "\n" + "\n".join(pages) + "\n")
     return path

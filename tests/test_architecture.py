@@ -8,7 +8,19 @@ from support import ROOT, process
 
 PACKAGE = ROOT / "ganbench"
 MODELS = ROOT / "reference_models"
-LIGHT = ("__init__", "errors", "files", "registry", "recipes", "results", "tables", "regression", "comparison", "cli")
+LIGHT = (
+    "__init__",
+    "data_spec",
+    "errors",
+    "files",
+    "registry",
+    "recipes",
+    "results",
+    "tables",
+    "regression",
+    "comparison",
+    "cli",
+)
 HEAVY = {
     "torch",
     "torchvision",

@@ -198,6 +198,32 @@ def test_an_overridden_run_lies_apart_and_stays_out_of_the_table(ganbench, place
     assert not (place / "out/tables").exists()
 
 
+def test_seeds_of_a_recipe_can_be_models_of_different_classes(ganbench, place):
+    part = "[classes {seed}-{seed}]"
+    path = write_recipe(place, {
+        "num_classes = 10": "num_classes = 1", 'metrics = ["fd_pixels"]': 'metrics = ["discriminability_small-cnn"]',
+        'data = "digits:train"': f'data = "digits:train{part}"',
+        'reference = "digits:train"': f'reference = "digits:train{part}"',
+        "digits:test": f"digits:test{part}",
+    })  # fmt: skip
+    weights = "--weights", f"small-cnn={small_cnn.BUNDLED}"
+    assert ganbench("reproduce", path, "--seeds", "0-1,3", *weights, "--out", "out").code == 0
+    for seed in (0, 1, 3):
+        run = place / f"out/runs/tiny/seed{seed}"
+        result = json.loads((run / "result.json").read_text())
+        assert result["training"]["data"] == f"digits:train[classes {seed}-{seed}]"
+        assert result["held_out"]["split"] == f"test[classes {seed}-{seed}]"
+        for row in result["measurements"][0], result["real"][0]:
+            assert list(row["details"]["per_class"]) == [str(seed)]
+        ckpt = "--ckpt", run / "checkpoint.safetensors"
+        assert ganbench("sample", *ckpt, "--num", 5, "--out", "a.npz").code == 0
+        assert np.load(place / "a.npz")["arr_1"].tolist() == [seed] * 5
+        metrics = "--metrics", "discriminability_small-cnn", *weights
+        again = ganbench("evaluate", *ckpt, "--num", 40, "--seed", seed, *metrics, "--json")
+        assert json.loads(again.out)["measurements"][0]["value"] == result["measurements"][0]["value"]
+    assert "{seed}" in ganbench("table", path, "--out", "out").out
+
+
 def test_two_data_sets_whose_names_look_alike_are_not_taken_for_each_other(ganbench, place):
     digits = sources.open_source("digits:test")
     for name, shift in (("a_b", 0), ("a-b", 100)):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ganbench import datasets, registry
+from ganbench import datasets, registry, resizing
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.reproduction import held_out_of
+from ganbench.sources import from_dataset, open_source
 
 
 def write_idx(path, array):
@@ -168,3 +169,82 @@ def test_a_data_set_refuses_what_is_not_its_contract():
         Dataset("a", "train", torch.zeros(2, 3, 4, 4))
     with pytest.raises(TypeError):
         Dataset("a", "train", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0]))
+
+
+# --- Parts by classes ---
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    """Class folders c00 to c11 of train, with as many images as their number and one, whose pixels are that number."""
+    for c in range(12):
+        for i in range(c + 1):
+            save(tmp_path / "set" / "train" / f"c{c:02}" / f"{i}.png", c)
+    save(tmp_path / "set" / "val" / "c05" / "0.png", 5)
+    return f"folder:{tmp_path / 'set'}"
+
+
+def test_a_part_by_classes_is_numbered_from_0_and_knows_its_place_in_the_whole(twelve):
+    part = datasets.load(f"{twelve}:train[classes 4-6]")
+    assert part.images[:, 0, 0, 0].tolist() == [4] * 5 + [5] * 6 + [6] * 7
+    assert (part.labels + part.first_class).tolist() == part.images[:, 0, 0, 0].tolist()
+    assert part.first_class == 4
+    assert part.classes == ("c04", "c05", "c06")
+    assert (part.split, part.whole_split) == ("train[classes 4-6]", "train")
+    assert datasets.load(f"{twelve}[classes 04-06]").fingerprint == part.fingerprint
+
+
+def test_samples_of_a_part_have_the_labels_of_the_whole(twelve):
+    for source in (from_dataset(datasets.load(f"{twelve}[classes 4-6]")), open_source(f"{twelve}[classes 4-6]")):
+        assert source.labels.tolist() == source.images[:, 0, 0, 0].tolist()
+    first = from_dataset(datasets.load(f"{twelve}[classes 0-6]"))
+    assert first.labels.tolist() == first.images[:, 0, 0, 0].tolist()
+    assert first.classes[5] == "c05"
+
+
+def test_classes_have_one_number_in_all_splits(twelve):
+    part = datasets.load(f"{twelve}:val[classes 4-6]")
+    assert (part.labels.tolist(), part.classes) == ([1], ("c04", "c05", "c06"))
+    assert datasets.load(f"{twelve}:val").labels.tolist() == [0]
+
+
+def test_only_the_images_of_the_classes_are_read(twelve, tmp_path):
+    (tmp_path / "set" / "train" / "c01" / "0.png").write_text("broken")
+    assert len(datasets.load(f"{twelve}[classes 2-3]")) == 7
+    with pytest.raises(UserError, match="c01"):
+        datasets.load(f"{twelve}[classes 1-3]")
+
+
+def test_every_set_with_labels_has_parts_by_classes():
+    whole, part = datasets.load("digits:test"), datasets.load("digits:test[classes 7-9]")
+    assert torch.equal(part.images, whole.images[whole.labels >= 7])
+    assert torch.equal(part.labels + 7, whole.labels[whole.labels >= 7])
+    other = held_out_of(part)
+    assert set(other.labels.tolist()) == {7, 8, 9}
+    assert other.origin["split"] == "train[classes 7-9]"
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("[classes 10-12]", r"has classes 0 to 11: \[classes 10-12\] asks for others"),
+        ("[classes 3-2]", r"has classes 0 to 11: \[classes 3-2\] asks for others, or for none"),
+        (":val[classes 0-4]", r"val has no image of \[classes 0-4\]"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(part, words, twelve):
+    with pytest.raises(UserError, match=words):
+        datasets.load(twelve + part)
+
+
+def test_a_flat_folder_has_no_classes_to_choose(tmp_path):
+    save(tmp_path / "flat" / "a.png", 1)
+    with pytest.raises(UserError, match=r"flat has no labels to choose \[classes 0-1\] by"):
+        datasets.load(f"folder:{tmp_path / 'flat'}[classes 0-1]")
+
+
+def test_images_are_resized_as_they_are_read(twelve):
+    data = datasets.load(twelve, resize=resizing.parse("2:pil-bilinear"))
+    assert data.images.shape == (78, 3, 2, 2)
+    small = datasets.load("digits", resize=resizing.parse("4:box"))
+    assert torch.equal(small.images[0], resizing.parse("4:box")(datasets.load("digits").images[0]))

@@ -246,6 +246,9 @@ def test_a_short_run_stands_in_for_a_full_one_and_goes_when_its_budget_changes(g
     joined = ganbench("table", "pair.toml", "--out", "out").out
     assert "short: 3 of 6 steps, not comparable" in joined.splitlines()[2]
     assert "not run" in joined.splitlines()[3]
+    page = (place / "out/tables/pair.md").read_text(encoding="utf-8")
+    assert "- [a](a.md): A tiny recipe" in page
+    assert "- b: A tiny recipe" in page  # it has no page to lead to
     assert "already done" in ganbench("reproduce", "a.toml", "--budget", "short", "--out", "out").err
     text = (place / "a.toml").read_text()
     (place / "a.toml").write_text(text.replace("[budget.short]\nsteps = 3", "[budget.short]\nsteps = 4"))

@@ -62,12 +62,31 @@ def test_a_mistake_below_a_list_says_which_item(place):
         ("digits:test", "digits:test", "digits:train"),
         ("folder:a/b", "folder:a/b:train", "folder:a/b:test"),
         ("folder:a/b:train", "folder:a/b:train", "folder:a/b:test"),
+        ("digits:train[:50]", "digits:train[:50]", "digits:test"),
+        ("digits[classes 2-4]", "digits:train[classes 2-4]", "digits:test[classes 2-4]"),
+        ("folder:a/b[classes 2-4]", "folder:a/b:train[classes 2-4]", "folder:a/b:test[classes 2-4]"),
+        ("folder:a/b:val[classes 2-4]", "folder:a/b:val[classes 2-4]", "folder:a/b:train[classes 2-4]"),
     ],
 )
 def test_other_data_are_also_the_reference(recipe, data, reference, real):
     other = recipe.replace(data=data)
     assert (other.train.data, other.evaluate.reference, other.evaluate.real) == (data, reference, real)
     assert other.train.steps == recipe.train.steps
+
+
+def test_a_recipe_of_classes_takes_those_of_another_folder_and_its_own_other_split(place):
+    part = "[classes {seed}0-{seed}9]"
+    text = {
+        '"digits:train"\nbatch': f'"folder:a:train{part}"\nbatch',
+        'real = "digits:test"': f'real = "folder:a:val{part}"',
+    }
+    recipe = recipes.read(write_recipe(place, text))
+    other = recipe.replace(data="folder:b").of_seed(7)
+    assert (other.train.data, other.evaluate.reference, other.evaluate.real) == (
+        "folder:b[classes 70-79]", "folder:b:train[classes 70-79]", "folder:b:val[classes 70-79]"
+    )  # fmt: skip
+    assert recipe.of_seed(0).train.data == "folder:a:train[classes 00-09]"
+    assert recipe.replace(data="digits").train.data == "digits"
 
 
 def test_other_steps_change_nothing_else(recipe):

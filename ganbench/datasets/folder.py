@@ -2,13 +2,14 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
-from ganbench.datasets import Dataset, unknown_split
+from ganbench.data_spec import class_part
+from ganbench.datasets import Dataset, rows_of, unknown_split
 from ganbench.errors import UserError
 from ganbench.images import SUFFIXES, decode
 from ganbench.resizing import Resize
@@ -27,21 +28,25 @@ def folder_and_split(text: str) -> tuple[Path, str | None]:
 
 
 def image_folder(
-    path: Path, split: str | None = None, resize: Resize | None = None, labels_file: Path | None = None
-) -> Dataset:
+    path: Path, split: str | None = None, resize: Resize | None = None, labels_file: Path | None = None,
+    classes: range | None = None,
+) -> Dataset:  # fmt: skip
     """`path/*.png` (no labels), `path/CLASS/*.png`, or either below `path/train`, `path/test`, ... (splits).
 
     The set is named after the folder. Classes are the sorted folder names; where all of them are whole numbers, those
     numbers are the labels. Files are taken in the order of their paths. resize: done to each image. labels_file: a CSV
     (`read_labels`) that labels the files instead of the class folders, with names relative to the folder that they
-    are read from.
-    Raises UserError for a folder without images, images of different sizes or channels, or a broken file (named).
+    are read from. classes: only the images of these are read, and are a part of the split whose class 0 is the first;
+    they are counted over all splits, so that their numbers mean the same in each.
+    Raises UserError for a folder without images, or without those classes, images of different sizes or channels, or a
+    broken file (named).
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: name a folder of images (of a recipe: --data folder:PATH).")
     name = path.resolve().name
     splits = tuple(s for s in SPLITS if (path / s).is_dir())
+    everywhere = {c.name for s in splits for c in (path / s).iterdir() if c.is_dir() and not _hidden(c, path)}
     if splits:
         split = split or "train"
         if split not in splits:
@@ -57,29 +62,46 @@ def image_folder(
     )
     if not files:
         raise UserError(f"{path} holds no images (looked for {', '.join(SUFFIXES)}).")
+    labels, names = _labels(files, path, labels_file, everywhere if classes is not None else set())
+    if classes is None:
+        return Dataset(name, split, read_files(files, resize), labels, names)
+    rows = rows_of(labels, names, classes, str(path))
+    assert labels is not None
+    return Dataset(
+        name, f"{split}{class_part(classes)}", read_files([files[row] for row in rows.tolist()], resize),
+        labels[rows] - classes.start, names[classes.start : classes.stop], classes.start,
+    )  # fmt: skip
+
+
+def _labels(
+    files: list[Path], path: Path, labels_file: Path | None, others: set[str]
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The labels of files below a path, by a CSV or by their class folders, and the classes; none of a flat folder.
+
+    others: class folders that are counted too.
+    """
     if labels_file is not None:
-        names = [f.relative_to(path).as_posix() for f in files]
-        labels, classes = read_labels(labels_file, names, str(path))
-        return Dataset(name, split, read_files(files, resize), labels, classes)
-    images = read_files(files, resize)
+        return read_labels(labels_file, [f.relative_to(path).as_posix() for f in files], str(path))
     parents = [f.relative_to(path).parts[0] if len(f.relative_to(path).parts) > 1 else None for f in files]
     if None in parents:
         if any(parents):
             raise UserError(
                 f"{path} mixes images with class folders: move {files[parents.index(None)].name} into a class folder."
             )
-        return Dataset(name, split, images)
-    labels, classes = labels_of([str(p) for p in parents])
-    return Dataset(name, split, images, labels, classes)
+        return None, ()
+    return labels_of([str(p) for p in parents], others)
 
 
 def _hidden(file: Path, below: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(below).parts)
 
 
-def labels_of(class_names: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels (int64) and class names from one class name an image; whole numbers are taken as they are."""
-    known = sorted(set(class_names))
+def labels_of(class_names: list[str], others: Set[str] = frozenset()) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels (int64) and class names from one class name an image; whole numbers are taken as they are.
+
+    others: names of classes that there also are.
+    """
+    known = sorted({*class_names, *others})
     if all(c.isdecimal() and int(c) < MAX_CLASSES for c in known):
         index = {c: int(c) for c in known}
         classes = tuple(str(i) for i in range(max(index.values()) + 1))

@@ -39,8 +39,10 @@ def own_answers(inputs: Inputs) -> Tensor:
 def _compute(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
-    labels = require_labels(inputs.held_out)
-    value, error = test_error(own_answers(inputs), labels)
+    labels, logits = require_labels(inputs.held_out), own_answers(inputs)
+    if int(labels.max()) >= logits.shape[1]:
+        raise Unavailable(f"label {int(labels.max())} is beyond the model's {logits.shape[1]} classes")
+    value, error = test_error(logits, labels)
     uncertainty = Uncertainty(error, "standard error", "the test images (binomial)")
     return [Value(value, uncertainty, len(labels), 0)]
 

@@ -6,7 +6,7 @@ Whatever the source, the outcome is `Samples`: uint8 N x C x H x W, all of one s
 from pathlib import Path
 
 from ganbench import datasets
-from ganbench.datasets.folder import folder_and_split, image_folder
+from ganbench.data_spec import name_in
 from ganbench.errors import UserError, did_you_mean
 from ganbench.registry import names
 from ganbench.sources.archives import read_npz, read_zip
@@ -42,7 +42,7 @@ def open_source(
     """
     options = options or Options()
     path = Path(text)
-    head = datasets.name_in(text)
+    head = name_in(text)
     folder = head == "folder" or (head not in names("datasets") and bool(text) and path.is_dir())
     suffix = "" if folder or head in names("datasets") else path.suffix.lower()  # a folder of a set's name is ./NAME
     if options.labels_file is not None and not folder and suffix != ".zip":
@@ -50,9 +50,8 @@ def open_source(
     if (given := options.of_a_generator()) and suffix not in GENERATORS:
         raise UserError(f"{given} is for a generator in a file ({', '.join(GENERATORS)}), and '{text}' is none.")
     if folder:
-        where, part = folder_and_split(text.removeprefix("folder:")) if head == "folder" else (path, None)
-        data = image_folder(where, part or split, options.resize, options.labels_file)
-        samples = from_dataset(data, options)
+        spec = text if head == "folder" else f"folder:{text}"
+        samples = from_dataset(datasets.load(spec, split, options.resize, options.labels_file), options)
     elif head in names("datasets"):
         samples = resized(from_dataset(datasets.load(text, split)), options.resize)
     elif suffix == ".zip":

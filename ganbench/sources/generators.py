@@ -48,10 +48,11 @@ PRIORS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], Tensor]] = {
 @torch.inference_mode()
 def generate(
     gan: GAN, num: int, seed: int, device: torch.device, labels: Tensor | None = None, batch_size: int = BATCH,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] | None = None, first_class: int = 0,
 ) -> Samples:  # fmt: skip
     """`num` samples of a generator, quantised to uint8. Without `labels` they are balanced: 0, 1, ..., K-1, 0, ...
 
+    first_class: what the generator's class 0 is called in the samples' labels, where it was trained on a part of a set.
     Batches are drawn from one seeded generator in steps of `batch_size`, which is part of what makes the samples.
     Under torchrun each process runs its share of the batches, and all have all samples in the end.
     Raises UserError where the generator yields NaN.
@@ -71,6 +72,7 @@ def generate(
 
     images = _draw(batch, num, seed, labels, batch_size, advance, share, "the generator cannot be evaluated: {}. Take "
                    "an earlier checkpoint.")  # fmt: skip
+    labels = None if labels is None else labels + first_class
     return Samples(images, labels, {"kind": "generator", "seed": seed, "batch_size": batch_size})
 
 

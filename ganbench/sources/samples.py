@@ -72,9 +72,15 @@ def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
 
 
 def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samples:
-    """A data set's split as samples, with its origin. options: those under which it was read, which go into that."""
+    """A data set's split as samples, with its origin. options: those under which it was read, which go into that.
+
+    Images of a part by classes have the labels that they have in the whole set, as a classifier of that knows them.
+    """
     origin = {"kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint}
-    return Samples(data.images, data.labels, {**origin, **read_with(options)}, classes=data.classes)
+    labels, classes = data.labels, data.classes
+    if labels is not None and data.first_class:
+        labels, classes = labels + data.first_class, ()
+    return Samples(data.images, labels, {**origin, **read_with(options)}, classes=classes)
 
 
 def read_with(options: Options | None) -> dict[str, Any]:

@@ -50,5 +50,7 @@ def test_what_is_missing_or_broken_is_said():
         measure(images, labels, None)
     with pytest.raises(Unavailable, match="not finite"):
         measure(images, labels, lambda x: torch.full((4, 2), torch.inf))
+    with pytest.raises(Unavailable, match="label 3 is beyond the model's 2 classes"):  # it numbers them otherwise
+        measure(images, labels, lambda x: torch.zeros(4, 2))
     with pytest.raises(Unavailable, match="no real images beside the reference"):
         semi_supervised.PROTOCOLS[0].compute(Inputs(Side(images), Side(images), None, torch.Generator()))
