@@ -224,6 +224,19 @@ def test_seeds_of_a_recipe_can_be_models_of_different_classes(ganbench, place):
     assert "{seed}" in ganbench("table", path, "--out", "out").out
 
 
+def test_a_recipe_may_bring_images_to_one_size(ganbench, refuses, place):
+    for part in ("train", "test"):
+        for i in range(20):
+            write_png(place / "set" / part / str(i % 10) / f"{i}.png", np.full((8 + i % 3, 9), i, np.uint8))
+    args = "reproduce", write_recipe(place, {"steps = 6": 'steps = 6\nresize = "8:crop-pil-bilinear"'})
+    assert ganbench(*args, "--data", "folder:set", "--out", "out").code == 0
+    result = json.loads((place / "out/runs/tiny/seed0-data=folder_set/result.json").read_text())
+    for side in ("reference", "held_out"):
+        assert (result[side]["resize"], result[side]["shape"]) == ("8:crop-pil-bilinear", [1, 8, 8])
+    write_recipe(place, {"steps = 6": 'steps = 6\nresize = "8"'})
+    refuses(["tiny", "resize '8'", "SIDE:METHOD"], *args)
+
+
 def test_two_data_sets_whose_names_look_alike_are_not_taken_for_each_other(ganbench, place):
     digits = sources.open_source("digits:test")
     for name, shift in (("a_b", 0), ("a-b", 100)):
