@@ -343,7 +343,8 @@ class Plan:
                     kind = "error" if isinstance(error, UserError) else "training failed"
                     failures.append(Failure(recipe.name, seed, str(error), kind))
         if not any(runs.values()) and all(f.kind == "error" for f in failures):
-            others = f" {len(failures) - 1} other runs cannot be made either." if len(failures) > 1 else ""
+            more = len(failures) - 1
+            others = f" {more} other run{'s' * (more > 1)} cannot be made either." if more else ""
             raise UserError(failures[0].reason + others)
         return Outcome(runs, failures)
 

@@ -186,7 +186,7 @@ def test_where_training_fails_the_others_run(ganbench, pair, place):
 
 
 def test_where_none_can_run_it_is_the_users_mistake(refuses, pair):
-    refuses(["mnist", "1 other runs cannot be made either"], "reproduce", "pair.toml", "--data", "mnist")
+    refuses(["mnist", "1 other run cannot be made either"], "reproduce", "pair.toml", "--data", "mnist")
     refuses(["unknown dataset 'digts'", "Did you mean 'digits'?"], "reproduce", "pair.toml", "--data", "digts")
 
 
