@@ -589,7 +589,8 @@ def table(
 ) -> None:  # fmt: skip
     """Ours beside the paper's, of all recipes or of one.
 
-    Derived from the stored results. With a NAME, of a recipe or a group, the page <out>/tables/NAME.md is rebuilt too.
+    Derived from the stored results; of recipes that were not run it shows what the paper reports.
+    With a NAME, of a recipe or a group, the page <out>/tables/NAME.md is rebuilt too.
     """
     from ganbench import recipes, results, tables
 
@@ -608,7 +609,8 @@ def table(
     overrides = None if budget is None else {} if budget == "full" else {"budget": budget}
     if overrides:
         stored = [(r, of) for r, of in stored if tables.counted(r, of, overrides)]
-    rows = [row for r, of in stored for row in tables.rows(r, of, overrides)]
+    parts = [tables.rows(r, of, overrides) for r, of in stored]
+    rows = [row for part in parts for row in (part if name is not None else tables.without_blanks(part))]
     if group is not None:
         rows = tables.group_rows(group, stored, overrides)
     click.echo(tables.render(rows, form, tables.COLUMNS if group is None else tables.GROUP_COLUMNS), nl=False)

@@ -167,6 +167,12 @@ def rows(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | None
     return table
 
 
+def without_blanks(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The `rows` of one recipe; of one that was not run those with a paper's number, or the first if there is none."""
+    ran = any(row["ours"] != "not run" for row in table)
+    return table if ran else [row for row in table if row["paper"]] or table[:1]
+
+
 def group_rows(
     group: Group, recipes: list[tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None = None
 ) -> list[dict[str, str]]:

@@ -411,6 +411,9 @@ def test_table_without_results_says_not_run_for_every_recipe(ganbench):
     assert {r["ours"] for r in rows} == {"not run"}
     assert {r["verdict"] for r in rows} == {"", "not run"}
     assert all((r["verdict"] == "not run") == bool(r["paper"]) for r in rows)
+    blank = [r["recipe"] for r in rows if not r["paper"]]  # a row that says nothing but that there is such a recipe
+    assert len(set(blank)) == len(blank)
+    assert not set(blank) & {r["recipe"] for r in rows if r["paper"]}
 
 
 def test_table_of_one_data_set(ganbench):
