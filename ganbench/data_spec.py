@@ -6,6 +6,8 @@ A part is rows, `mnist:train[:50000]`, or classes by their numbers, `folder:imag
 import re
 from pathlib import Path
 
+from ganbench.errors import UserError
+
 NUMBER = r"(?:\d|\{seed\})+"  # in a recipe a run's seed is still to be put in
 PART = re.compile(
     rf"(?P<whole>.*)(?P<part>\[(?:(?P<a>\d*):(?P<b>\d*)|classes (?P<first>{NUMBER})-(?P<last>{NUMBER}))\])"
@@ -34,9 +36,16 @@ def rows_in(spec: str, n: int) -> tuple[int, int] | None:
 
 
 def classes_in(spec: str) -> range | None:
-    """The classes of the part `[classes a-b]`, by their numbers in the whole set; None where the part is none such."""
+    """The classes of the part `[classes a-b]`, by their numbers in the whole set; None where the part is none such.
+
+    Raises UserError where a seed is still to be put in.
+    """
     match = PART.fullmatch(apart(spec)[1])
-    return None if match is None or match["first"] is None else range(int(match["first"]), int(match["last"]) + 1)
+    if match is None or match["first"] is None:
+        return None
+    if "{seed}" in match["part"]:
+        raise UserError(f"'{spec}': {{seed}} is for recipes, write the classes.")
+    return range(int(match["first"]), int(match["last"]) + 1)
 
 
 def class_part(classes: range) -> str:

@@ -114,6 +114,7 @@ def test_a_name_that_there_is_not_is_named_with_what_there_is(refuses, ckpt, wor
         (["--seeds", "'0-4294967295'"], ["reproduce", "dcgan-digits", "--seeds", "0-4294967295"]),
         (["--seeds", "-9'"], ["reproduce", "dcgan-digits", "--seeds", "0-9999999999999999999999999-9"]),
         (["digits:train", "classes 0 to 9", "[classes 8-10]"], ["evaluate", "--images", "digits[classes 8-10]"]),
+        (["{seed} is for recipes"], ["evaluate", "--images", "digits[classes {seed}-{seed}]"]),
         (
             ["begin with class 0", "digits[classes 8-9]"],
             ["train-classifier", "digits[classes 8-9]", "--out", "a.safetensors"],
