@@ -48,6 +48,11 @@ def classes_in(spec: str) -> range | None:
     return range(int(match["first"]), int(match["last"]) + 1)
 
 
+def of_classes(part: str) -> str:
+    """The part `[...]` where it is one of classes, which every split has; '' for rows, which are of one split."""
+    return part if part.startswith("[classes ") else ""
+
+
 def class_part(classes: range) -> str:
     """The part of these classes: `[classes 70-79]`."""
     return f"[classes {classes.start}-{classes.stop - 1}]"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ganbench import registry
-from ganbench.data_spec import apart
+from ganbench.data_spec import apart, of_classes
 from ganbench.errors import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -215,17 +215,16 @@ class Recipe:
         if data is not None:
             folder = data.startswith("folder:")
             whole, part = apart(data)
-            part = part or (apart(train.data)[1] if folder else "")
+            part = part or (of_classes(apart(train.data)[1]) if folder else "")
             base, _, split = whole.rpartition(":")
             if split not in ("train", *HELD_OUT):
                 base, split = whole, "train"
             own = apart(evaluate.real)[0].rpartition(":")[2]
             other = "train" if split != "train" else own if folder and own in HELD_OUT else "test"
-            classes = part if part.startswith("[classes ") else ""  # of both splits; rows are of one
             resize = "" if data.startswith(SYNTHETIC) else train.resize  # those are made in the size that is needed
             train = dataclasses.replace(train, data=whole + part, resize=resize)
             evaluate = dataclasses.replace(
-                evaluate, reference=f"{base}:{split}{part}", real=f"{base}:{other}{classes}"
+                evaluate, reference=f"{base}:{split}{part}", real=f"{base}:{other}{of_classes(part)}"
             )  # fmt: skip
         return dataclasses.replace(self, train=train, evaluate=evaluate)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ganbench import checkpoint, datasets, distributed, evaluation, features, registry, resizing, results, tables
-from ganbench.data_spec import classes_in
+from ganbench.data_spec import of_classes
 from ganbench.datasets import Dataset
 from ganbench.errors import UserError
 from ganbench.feature_store import FeatureStore
@@ -148,9 +148,8 @@ def held_out_of(reference: Dataset) -> Samples | None:
     own = reference.whole_split
     if own not in ("train", "test"):
         return None
-    classes = reference.split.removeprefix(own) if classes_in(reference.split) else ""
     other = "train" if own == "test" else "test"
-    return from_dataset(datasets.load(f"{reference.name}:{other}{classes}"))
+    return from_dataset(datasets.load(f"{reference.name}:{other}{of_classes(reference.split.removeprefix(own))}"))
 
 
 def reproduce(

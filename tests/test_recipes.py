@@ -87,6 +87,8 @@ def test_a_recipe_of_classes_takes_those_of_another_folder_and_its_own_other_spl
     )  # fmt: skip
     assert recipe.of_seed(0).train.data == "folder:a:train[classes 00-09]"
     assert recipe.replace(data="digits").train.data == "digits"
+    rows = recipes.read(write_recipe(place, {'"digits:train"\nbatch': '"digits:train[:50]"\nbatch'}))
+    assert rows.replace(data="folder:b").train.data == "folder:b"  # rows are of one set
 
 
 def test_other_steps_change_nothing_else(recipe):

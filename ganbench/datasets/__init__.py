@@ -94,7 +94,7 @@ def load(spec: str, split: str | None = None, resize: Resize | None = None, labe
         get = registry.load("datasets", name)
         data = get(rest or split or "train", data_root(), not offline())
         if classes is not None:
-            data = of_classes(data, classes)
+            data = _of_classes(data, classes)
         if resize is not None:
             data = replace(data, images=torch.stack([resize(image) for image in data.images]))
     rows = rows_in(spec, len(data))
@@ -111,7 +111,7 @@ def _rows(data: Dataset, a: int, b: int) -> Dataset:
     return replace(data, split=f"{data.split}[{a}:{b}]", images=data.images[a:b], labels=labels)
 
 
-def of_classes(data: Dataset, classes: range) -> Dataset:
+def _of_classes(data: Dataset, classes: range) -> Dataset:
     """The images of those classes, as a split of their own whose class 0 is the first of them."""
     rows = rows_of(data.labels, data.classes, classes, f"{data.name}:{data.split}")
     assert data.labels is not None
