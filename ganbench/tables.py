@@ -182,6 +182,12 @@ def group_rows(
     return [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
 
 
+def rival_values(group: Group, recipe: Recipe) -> list[Reported]:
+    """The reported values of a group's recipe that share a metric, so that a row does not say which of them it is."""
+    shown = [r for r in recipe.reported if not group.metrics or r.metric in group.metrics]
+    return [r for r in shown if sum(other.metric == r.metric for other in shown) > 1]
+
+
 def _paper_cells(
     summary: Summary | None, r: Reported | None, ours: dict[str, list[Measurement]], metric: str, ran: bool
 ) -> dict[str, str]:
@@ -207,8 +213,7 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     if recipe.deviations:
         lines += ["", "Deviations from the paper:", *(f"{i}. {d}" for i, d in enumerate(recipe.deviations, 1))]
     if recipe.reported:
-        lines += ["", "Reported values:"]
-        lines += [f"- {r.metric} {printed(r)}: {r.source}. {r.note}".rstrip() for r in recipe.reported]
+        lines += ["", "Reported values:", *map(_source, recipe.reported)]
     uncertain = {m.metric: m.uncertainty for result in results[:1] for m in result.measurements if m.uncertainty}
     if uncertain and len(results) == 1:
         lines += ["", "± of ours:", *(f"- {k}: one {u['kind']} over {u['over']}" for k, u in uncertain.items() if u)]
@@ -226,6 +231,11 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     if problems:
         lines += ["", "Warnings:", *sorted(problems)]
     return "\n".join(lines) + "\n"
+
+
+def _source(r: Reported) -> str:
+    """Where the paper reports a value, and what is to be known of it."""
+    return f"- {r.metric} {printed(r)}: {r.source}. {r.note}".rstrip()
 
 
 def _origin(result: Result) -> str:
@@ -318,10 +328,11 @@ def write_group(group: Group, recipes: list[tuple[Recipe, list[Result]]], folder
     if beneath:
         parts += [f"{SHORT_RUNS}\n", render(group_rows(group, beneath, SHORT), columns=GROUP_COLUMNS)]
     parts += ["Seeds, deviations, sources and errors of each row:\n"]
-    pages = [
-        f"- {f'[{recipe.name}]({recipe.name}.md)' if of else recipe.name}: {recipe.title}, version {recipe.version}"
-        for recipe, of in recipes  # one that was not run has no page
-    ]
+    pages = []
+    for recipe, of in recipes:  # one that was not run has no page
+        name = f"[{recipe.name}]({recipe.name}.md)" if of else recipe.name
+        pages += [f"- {name}: {recipe.title}, version {recipe.version}"]
+        pages += [f"  {_source(r)}" for r in rival_values(group, recipe)]
     path = folder / f"{group.name}.md"
     write_text(path, "\n".join(parts) + "\n" + "\n".join(pages) + "\n")
     return path

@@ -162,6 +162,20 @@ def test_a_group_shows_the_metrics_that_it_names(place):
     assert [row["metric"] for row in tables.group_rows(group, pairs)] == ["ms_ssim"]
 
 
+def test_rows_of_one_metric_are_told_apart_beneath_the_table(place):
+    """Which of two values of the paper is one model's, and which an ensemble's, also where nothing was run."""
+    second = '[[reported]]\nmetric = "fd_pixels"\nvalue = 1.25\nsource = "ten models"\nnote = "Ours is one."\n'
+    path = write_recipe(place, name="a")
+    path.write_text(path.read_text() + second)
+    write_recipe(place, name="b")
+    group, found = recipes.lookup(str(write_group(place, "a.toml", "b.toml")))
+    page = tables.write_group(group, [(r, []) for r in found.values()], place).read_text()
+    assert page.endswith(
+        "- a: A tiny recipe, version 1\n  - fd_pixels 1.5: nowhere.\n  - fd_pixels 1.25: ten models. Ours is one.\n"
+        "- b: A tiny recipe, version 1\n"
+    )
+
+
 def test_where_one_recipe_fails_the_others_run_and_the_reason_is_said_at_the_end(ganbench, pair, place):
     write_recipe(place, {'data = "digits:train"': 'data = "mnist:train"'}, name="a")
     done = ganbench("reproduce", "pair.toml", "--out", "out")
