@@ -218,7 +218,8 @@ def notes(recipe: Recipe, results: list[Result]) -> str:
     if uncertain and len(results) == 1:
         lines += ["", "± of ours:", *(f"- {k}: one {u['kind']} over {u['over']}" for k, u in uncertain.items() if u)]
     elif len(results) > 1:
-        lines += ["", f"± of ours: standard deviation over {len(results)} seeds."]
+        lines += ["", f"± of ours: standard deviation over {len(results)} seeds. Each with its own ±:"]
+        lines += _of_each_seed(results)
     problems = {
         f"- {m.metric}: {text}"
         for result in results
@@ -246,6 +247,19 @@ def _origin(result: Result) -> str:
         f"Seed {result.seed}: {training.get('steps', 0):,} steps in {training.get('seconds', 0) / 60:.0f} min on "
         f"{env.get('device')}, commit `{env.get('commit', '')[:10]}`{changed}, {result.created}."
     )
+
+
+def _of_each_seed(results: list[Result]) -> list[str]:
+    """The values behind a mean over seeds, a line a metric: few runs that differ much agree with almost anything."""
+    lines = []
+    for metric in dict.fromkeys(m.metric for r in results for m in r.measurements):
+        values = []
+        for result in results:
+            m = result.measurement(metric)
+            value = number(m.value, m.error) if m and m.value is not None else "unavailable"
+            values.append(f"seed {result.seed} {value}")
+        lines.append(f"- {metric}: {', '.join(values)}")
+    return lines
 
 
 SHORT_RUNS = "## Short runs: not comparable with the paper"

@@ -271,6 +271,13 @@ def test_the_page_says_what_is_behind_the_numbers(recipe, tmp_path):
     assert "Seed 7" not in text
 
 
+def test_the_page_has_the_value_of_each_seed(recipe):
+    runs = [result(measured(0.0664, 0.0025)), result(measured(0.0282, 0.0017), seed=1), result(measured(None), seed=4)]
+    line = "- fd_pixels: seed 0 0.0664 ± 0.0025, seed 1 0.0282 ± 0.0017, seed 4 unavailable\n"
+    assert f"Each with its own ±:\n{line}" in tables.notes(recipe, runs)
+    assert "Each with its own" not in tables.notes(recipe, runs[:1])
+
+
 def test_trouble_in_a_run_is_said_under_its_table(recipe):
     healthy = result(measured(1.0))
     ended = dataclasses.replace(
