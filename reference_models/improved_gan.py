@@ -12,9 +12,11 @@ on CIFAR-10 (Section 6.3: the same); an image's closeness to itself is no miniba
 the root.
 
 Unconfirmed: what the models of Table 3 had beside what the code has. Virtual batch norm, historical averaging and
-one-sided label smoothing are in none of these scripts, and left out here. Which state of the MNIST script Table 1 is
-of: here its last, with Adam at 0.003 to the end and averaged weights; an earlier one has 0.001, falling to 0 over the
-last third, and no averages (`lr=0.001, epochs=300` gives that rate).
+one-sided label smoothing are in none of these scripts, and left out here. The state of the MNIST script that Table 1
+was made with: the paper appeared on 10 June 2016. The script of 9 June has Adam at 0.001, falling to 0 over the last
+third, no averaged weights, and a data-dependent start of G's output layer (`early=True, lr=0.001, epochs=300`). The
+script of 14 June and later has 0.003 to the end and averaged weights (the defaults). The state before the paper is the
+better guess.
 
 Deviations from the paper and its code:
 1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the code uses those of the batch.
@@ -55,14 +57,15 @@ def lrelu(h: Tensor) -> Tensor:
 class WeightNorm(nn.Module):
     """A layer whose weights are scale theta / |theta|, a length for each output, and a bias (deviation 6).
 
-    train_scale: else the scale stays at its start. init_std: of the outputs at the data-dependent start; 0: there is
-    none.
+    train_scale: if False, the scale stays at its start. init_std: standard deviation of the outputs after the
+    data-dependent start; 0 means no such start. pooled: divide at the start by one deviation for the whole layer,
+    instead of one for each output.
     """
 
-    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0):
+    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0, pooled: bool = False):
         super().__init__()
         assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-        self.layer, self.init_std, self.starting = layer, init_std, False
+        self.layer, self.init_std, self.pooled, self.starting = layer, init_std, pooled, False
         self.dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # theta's outputs
         ones = torch.ones([n if d == self.dim else 1 for d, n in enumerate(layer.weight.shape)])
         self.bias = nn.Parameter(torch.zeros(ones.numel()))
@@ -89,9 +92,10 @@ class WeightNorm(nn.Module):
     def start(self, h: Tensor) -> None:
         """Scale and bias with which these outputs have mean 0 and deviation init_std (Salimans and Kingma, 2016)."""
         dims = [d for d in range(h.ndim) if d != 1]
-        ratio = self.init_std / h.float().std(dims, correction=0)
+        deviation = h.float().std(dims, correction=0)
+        ratio = self.init_std / (deviation.square().mean().sqrt() if self.pooled else deviation)
         self.bias.copy_(-h.float().mean(dims) * ratio)
-        self.scale.mul_(ratio.view_as(self.scale))
+        self.scale.mul_(ratio.expand_as(self.bias).view_as(self.scale))
 
 
 class GaussianNoise(nn.Module):
@@ -159,9 +163,12 @@ def batch_norm(width: int, norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.Batc
 
 
 class Generator(nn.Module):
-    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid."""
+    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid.
 
-    def __init__(self, shape: tuple[int, int, int], latent_dim: int):
+    output_start: give the output layer a data-dependent start with one deviation for the layer.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], latent_dim: int, output_start: bool = False):
         super().__init__()
         self.shape = shape
         self.fc1, self.bn1 = nn.Linear(latent_dim, 500, bias=False), batch_norm(500)
@@ -169,7 +176,7 @@ class Generator(nn.Module):
         out = nn.Linear(500, math.prod(shape), bias=False)
         for layer in (self.fc1, self.fc2, out):
             nn.init.xavier_uniform_(layer.weight)
-        self.out = WeightNorm(out, train_scale=True, init_std=0)
+        self.out = WeightNorm(out, train_scale=True, init_std=float(output_start), pooled=True)
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.softplus(self.bn1(self.fc1(z).float()))
@@ -362,28 +369,32 @@ class ImprovedGAN(SemiSupervised):
     """Feature matching (Salimans et al., 2016): the rows of Tables 1 and 2 and of SVHN.
 
     `image_size`: 28 for the permutation-invariant networks, or 32 for the convolutional ones, where `width` is the maps
-    of D's first three layers: 96 on CIFAR-10, 64 on SVHN.
+    of D's first three layers: 96 on CIFAR-10, 64 on SVHN. `early`: follow the MNIST script of 9 June 2016, in which D
+    classifies with its own weights instead of their average, and G's output layer has a data-dependent start.
     """
 
     def __init__(
         self, image_size: int = 28, channels: int = 1, classes: int = 10, latent_dim: int = 100, width: int = 96,
-        lr: float = 3e-3, epochs: int = 0, epoch_steps: int = 600,
+        lr: float = 3e-3, epochs: int = 0, epoch_steps: int = 600, early: bool = False,
     ):  # fmt: skip
         super().__init__(classes, latent_dim, lr, epochs, epoch_steps)
         if image_size not in (28, 32):
             raise ValueError(f"image_size must be 28 or 32, not {image_size}")
+        if early and image_size != 28:
+            raise ValueError("early is a form of the networks for MNIST: image_size must be 28")
         self.image_shape = (channels, image_size, image_size)
         if image_size == 28:
-            self.G = Generator(self.image_shape, latent_dim)
+            self.G = Generator(self.image_shape, latent_dim, output_start=early)
             self.D = Discriminator(self.image_shape, classes)
         else:
             self.G = ConvGenerator(channels, latent_dim)
             self.D = ConvDiscriminator(channels, classes, width, nn.Dropout(0.2))
-        self.D_average = copy.deepcopy(self.D).requires_grad_(False)
+        self.D_average = None if early else copy.deepcopy(self.D).requires_grad_(False)
 
     def begin(self, chunks: Iterable[Tensor]) -> None:
         super().begin(chunks)
-        self.D_average.load_state_dict(self.D.state_dict())
+        if self.D_average is not None:
+            self.D_average.load_state_dict(self.D.state_dict())
 
     def g_loss(self, real_features: Tensor, fake_features: Tensor) -> Tensor:
         """|E f(x) - E f(G(z))|^2 (Section 3.1), as a mean over f; of the convolutional D mean |E f(x) - E f(G(z))|"""
@@ -396,7 +407,8 @@ class ImprovedGAN(SemiSupervised):
         self.set_rates(opt, batch.step)
         d_images, g_images = batch.u.chunk(2)  # deviation 2
         losses = self.d_step(batch, d_images, opt)
-        self.average(batch.step)
+        if self.D_average is not None:
+            self.average(batch.step)
 
         with torch.no_grad():
             real_features = self.D.features(g_images)
@@ -411,8 +423,8 @@ class ImprovedGAN(SemiSupervised):
         torch._foreach_lerp_(list(self.D_average.parameters()), list(self.D.parameters()), weight)
 
     def classify(self, x: Tensor) -> Tensor:
-        """K logits of D with its averaged weights, N x K."""
-        return self.D_average(x)[0]
+        """K logits of D, with its averaged weights unless `early`, N x K."""
+        return (self.D if self.D_average is None else self.D_average)(x)[0]
 
 
 class ImprovedGANMinibatch(SemiSupervised):
