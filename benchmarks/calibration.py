@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganbench import evaluation
+from ganbench.evaluation import measure
 from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable, frechet_distance
 
 REPEATS, CLASSES, D, EDGE = 200, 5, 8, 16
@@ -57,20 +57,20 @@ MODEL = Model(
     generate=lambda z, y: (z @ LATENT + (0 if y is None else y[:, None] / CLASSES)).tanh().view(-1, 1, EDGE, EDGE),
     encode=lambda x: x.flatten(1).float() / 255 @ PIXELS, reconstruct=lambda x: x.float() / 255 - 0.5,
     classify=lambda x: embed(x)[1],
-)  # fmt: skip
+)
 
 
 def inputs(repeat: int, over: str) -> Inputs:
     """A new draw of the sets that the error is stated over; the others stay as they are."""
     tested = "test" in over or "held-out" in over
     new = {"real": "both" in over or "images and" in over, "held_out": tested,
-           "fake": not tested or "samples" in over or "generated" in over}  # fmt: skip
+           "fake": not tested or "samples" in over or "generated" in over}
     sides = [
         draw(n, torch.Generator().manual_seed(10_000 * k + (repeat if new[side] else 0)), *population)
         for k, (side, n, population) in enumerate([
             ("real", N_REAL, ()), ("fake", N_FAKE, (0.3, 1.2)), ("held_out", N_HELD_OUT, ()),
         ])
-    ]  # fmt: skip
+    ]
     g = torch.Generator().manual_seed(100_000 + repeat)
     return Inputs(sides[0], sides[1], sides[2], g, model=MODEL, embed=embed, fit=fit)
 
@@ -114,7 +114,7 @@ def bias() -> Iterator[str]:
 
 
 def main() -> None:
-    known = evaluation.protocols()
+    known = measure.protocols()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration")
     parser.add_argument("stems", nargs="*", help="default: all")
     parser.add_argument("--seconds", type=float, default=60, help="for each protocol; at least 50 draws in any case")
@@ -125,7 +125,7 @@ def main() -> None:
         "# Do the intervals hold?", "", ((main.__module__ and __doc__) or "").partition("\n\n")[2].strip(), "",
         f"{N_REAL} real, {N_FAKE} generated, {N_HELD_OUT} held-out images.", "",
         "| metric | mean | SD over draws | mean ± | covered | draws | ± over |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     print("\n".join(lines), flush=True)
     for stem in options.stems or sorted(known):
         protocol = known[stem]
@@ -140,7 +140,7 @@ def main() -> None:
     if not options.stems:
         about = "Two sets of one Gaussian distribution, whose distance is 0; mean of five draws at n samples a set."
         lines += ["", "## The bias of the Fréchet distance", "", about, "",
-                  "| d | n = 500 | 1,000 | 2,000 | 5,000 | 10,000 |", "|---|---|---|---|---|---|", *bias()]  # fmt: skip
+                  "| d | n = 500 | 1,000 | 2,000 | 5,000 | 10,000 |", "|---|---|---|---|---|---|", *bias()]
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganbench import checkpoint, datasets
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.data import datasets
+from ganbench.data.images import grid, save_png, to_float, to_uint8
 from ganbench.features.small_cnn import TRAINING, fit_classifier
-from ganbench.gan import GAN, capabilities
-from ganbench.images import grid, save_png, to_float, to_uint8
+from ganbench.gan import GAN, capabilities, checkpoint
 from ganbench.metrics.discriminability import proportion
 
 
@@ -89,7 +89,7 @@ def augment(
         f"{real:,} real and {generated:,} generated images": (
             torch.cat([images[train], made]), torch.cat([labels[train], y])
         ),
-    }  # fmt: skip
+    }
     accuracies = {}
     for name, (xs, ys) in sets.items():
         answers = fit_classifier(xs, ys)(images[test]).argmax(1)

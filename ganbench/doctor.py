@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ganbench import __version__, registry
-from ganbench.datasets import data_root, offline
+from ganbench import __version__
+from ganbench.base import registry
+from ganbench.data.datasets import data_root, offline
 from ganbench.features import inception_v3, lpips_vgg16
 from ganbench.features.small_cnn import BUNDLED
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ganbench import registry
-from ganbench.data_spec import apart, of_classes
-from ganbench.errors import UserError, did_you_mean
+from ganbench.base import registry
+from ganbench.base.data_spec import apart, of_classes
+from ganbench.base.errors import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -225,7 +225,7 @@ class Recipe:
             train = dataclasses.replace(train, data=whole + part, resize=resize)
             evaluate = dataclasses.replace(
                 evaluate, reference=f"{base}:{split}{part}", real=f"{base}:{other}{of_classes(part)}"
-            )  # fmt: skip
+            )
         return dataclasses.replace(self, train=train, evaluate=evaluate)
 
 

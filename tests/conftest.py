@@ -15,7 +15,7 @@ import torch
 from support import Outcome, everything_below, save_tiny, write_png
 
 from ganbench import cli
-from ganbench.datasets.digits import digits
+from ganbench.data.datasets.digits import digits
 
 torch.set_num_threads(1)
 

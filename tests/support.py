@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganbench import checkpoint
-from ganbench.gan import GAN, Batch
+from ganbench.gan import GAN, Batch, checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = {"image_size": 8, "channels": 1, "num_classes": 10, "latent_dim": 4, "g_width": 4, "d_width": 4}

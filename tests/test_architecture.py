@@ -8,29 +8,31 @@ from support import ROOT, process
 
 PACKAGE = ROOT / "ganbench"
 MODELS = ROOT / "reference_models"
+# The house plan (docs/design.md): a room, and the rooms that it may import. Each stands beneath the one above it.
+ROOMS = {
+    "cli": {
+        "doctor", "reproduction", "evaluation", "reporting", "training", "recipes", "features", "data", "gan", "base",
+    },
+    "doctor": {"features", "data", "base"},
+    "reproduction": {"training", "evaluation", "reporting", "recipes", "features", "data", "gan", "base"},
+    "evaluation": {"reporting", "features", "metrics", "data", "gan", "base"},
+    "training": {"recipes", "data", "gan", "metrics", "base"},  # MS-SSIM tells a collapse
+    "reporting": {"recipes", "base"},
+    "recipes": {"base"},
+    "features": {"data", "base"},
+    "data": {"gan", "base"},
+    "gan": {"base"},
+    "metrics": set(),
+    "base": set(),
+}
+DIRECTLY = {"__init__", "__main__", "recipes", "doctor"}  # modules beside the rooms
+# These start at once: they import nothing heavy.
 LIGHT = (
-    "__init__",
-    "data_spec",
-    "errors",
-    "files",
-    "registry",
-    "recipes",
-    "results",
-    "tables",
-    "regression",
-    "comparison",
-    "cli",
+    "base.data_spec", "base.errors", "base.files", "base.registry", "recipes", "reporting.results", "reporting.tables",
+    "reporting.regression", "reporting.comparison", "cli", "cli.main",
 )
 HEAVY = {
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "pandas",
-    "PIL",
-    "safetensors",
-    "torch_fidelity",
+    "torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "PIL", "safetensors", "torch_fidelity",
     "pytorch_msssim",
 }
 
@@ -80,65 +82,92 @@ def test_ganbench_never_imports_models_or_recipes_by_name(name):
 
 
 @pytest.mark.parametrize("name", [m for m in FILES if m.startswith("reference_models")])
-def test_a_reference_model_imports_no_other_and_of_ganbench_the_contract_alone(name):
-    assert not reaches(FILES[name], "reference_models")
-    assert {m for m in reaches(FILES[name], "ganbench") if not m.startswith("ganbench.gan")} <= {"ganbench"}
+def test_a_reference_model_imports_the_layers_and_the_contract_and_no_other_paper(name):
+    layers = {m for m in reaches(FILES[name], "reference_models") if m.startswith("reference_models.layers")}
+    assert reaches(FILES[name], "reference_models") - layers <= {"reference_models"}
+    assert name != "reference_models.layers" or not layers
+    assert {m.rpartition(".")[0] for m in reaches(FILES[name], "ganbench")} <= {"ganbench.gan", "ganbench"}
+    assert not reaches(FILES[name], "ganbench.gan.checkpoint")
     assert not reaches(FILES[name], "numpy", "scipy", "sklearn")
+
+
+def room_of(module: str) -> str:
+    """The room of a module of ganbench: the first word after the package; the package itself is none."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms, and the modules beside them, that a file imports."""
+    return {room_of(m) for m in imports(path) if m.startswith("ganbench.")} & {*ROOMS, *DIRECTLY}
+
+
+@pytest.mark.parametrize("name", [m for m in FILES if room_of(m) in ROOMS])
+def test_a_room_imports_the_rooms_of_the_plan_alone(name):
+    room = room_of(name)
+    assert rooms_imported(FILES[name]) <= ROOMS[room] | {room}
+
+
+def test_the_plan_leads_down_only():
+    order = list(ROOMS)
+    for room, below in ROOMS.items():
+        assert all(order.index(other) > order.index(room) for other in below), room
+    assert "training" not in ROOMS["evaluation"]
+    assert "evaluation" not in ROOMS["training"]
+
+
+def test_every_folder_is_a_room_of_the_plan_and_few_modules_stand_beside_them():
+    assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and any(p.rglob("*.py"))} <= set(ROOMS)
+    assert {p.stem for p in PACKAGE.glob("*.py")} == DIRECTLY
+    assert len(DIRECTLY) <= 5
+
+
+def test_training_uses_one_formula_of_the_metrics():
+    files = [path for name, path in FILES.items() if room_of(name) == "training"]
+    found = {m for path in files for m in reaches(path, "ganbench.metrics")}
+    assert {m for m in found if m.count(".") == 2} == {"ganbench.metrics.ms_ssim"}
 
 
 @pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.metrics")])
 def test_a_metric_is_a_function_of_arrays(name):
     assert not reaches(
-        FILES[name], "ganbench.features", "ganbench.datasets", "ganbench.sources", "ganbench.files",
-        "ganbench.checkpoint", "ganbench.gan",
-        "ganbench.training", "ganbench.evaluation", "ganbench.registry", "ganbench.results",
-        "urllib", "requests", "http", "socket", "pathlib", "os", "io", "json",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.features")])
-def test_an_extractor_knows_no_metric_no_model_and_no_source(name):
-    assert not reaches(
-        FILES[name], "ganbench.metrics", "ganbench.gan", "ganbench.sources", "ganbench.evaluation", "ganbench.training"
+        FILES[name], "urllib", "requests", "http", "socket", "pathlib", "os", "io", "json", "safetensors", "PIL",
+        "torchvision", "pandas", "torch_fidelity", "pytorch_msssim",
     )
 
 
-@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.datasets")])
-def test_a_data_set_knows_only_images(name):
-    assert not reaches(
-        FILES[name], "ganbench.metrics", "ganbench.features", "ganbench.gan", "ganbench.sources", "ganbench.training"
-    )
+@pytest.mark.parametrize("name", [m for m in FILES if room_of(m) == "features"])
+def test_an_extractor_knows_of_data_no_source(name):
+    assert not reaches(FILES[name], "ganbench.data.sources")
 
 
-def test_training_knows_no_metric_and_evaluation_no_training():
-    assert not reaches(
-        FILES["ganbench.training"], "ganbench.metrics", "ganbench.features", "ganbench.evaluation", "ganbench.tables"
-    )
-    assert not reaches(
-        FILES["ganbench.evaluation"], "ganbench.training", "ganbench.gan", "ganbench.tables", "ganbench.recipes"
-    )
+@pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.data") and "sources" not in m])
+def test_a_data_set_knows_no_model_and_no_source(name):
+    assert not reaches(FILES[name], "ganbench.gan", "ganbench.data.sources")
+
+
+def test_the_loop_knows_no_metric_and_the_measuring_no_model_and_no_table():
+    assert not reaches(FILES["ganbench.training.loop"], "ganbench.metrics")
+    assert not reaches(FILES["ganbench.evaluation.measure"], "ganbench.gan", "ganbench.reporting.tables")
 
 
 def test_the_contract_knows_nothing_of_ganbench():
-    assert not reaches(FILES["ganbench.gan"], "ganbench")
+    assert not reaches(FILES["ganbench.gan.contract"], "ganbench")
 
 
 def test_nothing_below_the_command_line_knows_it():
     for name, path in FILES.items():
-        if name not in ("ganbench.cli", "ganbench.__main__"):
+        if room_of(name) not in ("cli", "__main__"):
             assert not reaches(path, "ganbench.cli", "click"), name
 
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_what_starts_at_once_imports_nothing_heavy_at_its_top(name):
-    path = PACKAGE / f"{name}.py"
+    path = FILES[f"ganbench.{name}"]
     assert not {m.partition(".")[0] for m in imports(path, top_level=True)} & HEAVY
-    inner = {m for m in imports(path, top_level=True) if m in FILES and m != "ganbench"}
-    assert inner <= {f"ganbench.{light}" for light in LIGHT}
 
 
 def test_what_starts_at_once_brings_nothing_heavy_along(place):
-    names = ", ".join(f"ganbench.{n}" for n in LIGHT if n != "__init__")
+    names = ", ".join(f"ganbench.{n}" for n in LIGHT)
     code = f"import sys; import {names}; print(sorted({sorted(HEAVY)!r} & sys.modules.keys()))".replace(
         "[", "{", 1
     ).replace("]", "}", 1)

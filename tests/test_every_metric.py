@@ -8,11 +8,12 @@ import re
 import pytest
 import torch
 
-from ganbench import evaluation, registry
+from ganbench.base import registry
+from ganbench.evaluation import measure
 from ganbench.metrics import probes
 from ganbench.metrics.contract import NEEDS, Inputs, Model, Protocol, Side, Unavailable
 
-PROTOCOLS = list(evaluation.protocols().values())
+PROTOCOLS = list(measure.protocols().values())
 CLASSES = 5
 
 # Nothing is drawn and nothing is split: the order of the samples must not matter. Tolerance, relative.
@@ -24,7 +25,7 @@ ORDER_FREE = {
     "realism": 1e-12, "gan_train": 0, "gan_test": 0, "test_error": 0, "cluster_error": 0,
     "cluster_error_majority": 0, "reconstruction_l1": 1e-12, "reconstruction_mse": 1e-12,
     "modes": 0, "class_kl": 1e-9, "stacked_modes": 0, "stacked_modes_kl": 1e-9, "parzen_ll": 1e-9,
-}  # fmt: skip
+}
 # Best (or, for a direction of 'none', extreme) where the fakes are the reals themselves, once more.
 ITSELF = {
     "fd": 0,
@@ -95,7 +96,7 @@ MODEL = Model(
     "test", CLASSES, {"gamma": 0.5}, sample_latent=lambda n, g: torch.randn(n, 4, generator=g), generate=generate,
     encode=lambda x: x.flatten(1).float() / 255 @ matrix(28 * 28, 4), reconstruct=lambda x: x.float() / 255 - 0.5,
     classify=lambda x: embed(x)[1],
-)  # fmt: skip
+)
 
 
 def measure(protocol, real=None, fake=None, held_out=None):

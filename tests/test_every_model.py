@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganbench import checkpoint, gan, recipes, registry
-from ganbench.gan import CAPABILITIES, GAN, Batch, capabilities
-from ganbench.training import drawn_on
+from ganbench import gan, recipes
+from ganbench.base import registry
+from ganbench.gan import CAPABILITIES, GAN, Batch, capabilities, checkpoint
+from ganbench.training.loop import drawn_on
 
 CPU = torch.device("cpu")
 N = 6
@@ -298,7 +299,7 @@ def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
             "classify": (N, model.num_classes or None), "discriminator_features": (N, None), "encode": (N, None),
             "encoder_features": (N, None),
             "reconstruct": (N, *model.image_shape),
-        }.items():  # fmt: skip
+        }.items():
             if name not in can:
                 assert not hasattr(model, name)
                 continue

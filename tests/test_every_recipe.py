@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganbench import checkpoint, evaluation, recipes, registry, reproduction, tables
-from ganbench.progress import Reporter
+from ganbench import recipes
+from ganbench.base import registry
+from ganbench.base.progress import Reporter
+from ganbench.evaluation import measure
+from ganbench.gan import checkpoint
 from ganbench.recipes import BUNDLED
+from ganbench.reporting import tables
+from ganbench.reproduction import run
 
 FILES = recipes.available()
 
@@ -50,7 +55,7 @@ def test_its_model_builds_with_its_arguments(recipe):
 
 
 def test_its_metrics_are_known_and_name_their_network(recipe):
-    requests = evaluation.parse_metrics(recipe.evaluate.metrics, "no default is used")
+    requests = measure.parse_metrics(recipe.evaluate.metrics, "no default is used")
     assert len(requests) == len(recipe.evaluate.metrics)
     for r in requests:
         assert r.extractor != "no default is used", f"{r.name} does not say over which network"
@@ -60,7 +65,7 @@ def test_its_metrics_are_known_and_name_their_network(recipe):
 
 def test_metrics_that_need_labels_have_a_model_with_classes(recipe):
     model = checkpoint.make_model(recipe.model.name, recipe.model.args, recipe.name)
-    for r in evaluation.parse_metrics(recipe.evaluate.metrics, "pixels"):
+    for r in measure.parse_metrics(recipe.evaluate.metrics, "pixels"):
         assert "fake.labels" not in r.protocol.needs or model.num_classes, r.name
 
 
@@ -78,7 +83,7 @@ def test_every_reported_value_has_a_source_and_says_why_it_is_not_comparable(rec
         assert len(r.source) > 8
         assert r.comparable or len(r.note) > 15, r.metric
         assert r.std is None or r.std > 0
-        evaluation.parse_metrics([r.metric.partition("@")[0]], "no default is used")  # NAME@32: of images reduced to 32
+        measure.parse_metrics([r.metric.partition("@")[0]], "no default is used")  # NAME@32: of images reduced to 32
 
 
 def test_its_arguments_survive_a_checkpoint(recipe, tmp_path):
@@ -96,7 +101,7 @@ def test_a_budget_is_shorter_and_fits_the_model_and_the_metrics(recipe, budget):
     assert spec.train.steps < recipe.train.steps
     assert spec.evaluate.num <= recipe.evaluate.num
     assert set(recipe.budget[budget].args) <= {*inspect.signature(registry.load("models", spec.model.name)).parameters}
-    for r in evaluation.parse_metrics(spec.evaluate.metrics, "no default is used"):
+    for r in measure.parse_metrics(spec.evaluate.metrics, "no default is used"):
         assert r.protocol.num in (None, spec.evaluate.num), r.name
         assert budget == "smoke" or r.name in recipe.evaluate.metrics or not recipe.reported, "another metric"
 
@@ -104,16 +109,16 @@ def test_a_budget_is_shorter_and_fits_the_model_and_the_metrics(recipe, budget):
 def test_its_smoke_run_trains_and_measures_in_seconds_with_nothing_downloaded(recipe, tmp_path):
     """On synthetic images of the model's own shape; `ganbench reproduce NAME --budget smoke` does the same."""
     overrides = {"budget": "smoke"}
-    plan = reproduction.Plan({recipe.name: recipe}, overrides, [0], tmp_path)
+    plan = run.Plan({recipe.name: recipe}, overrides, [0], tmp_path)
     outcome = plan.run(torch.device("cpu"), Reporter(quiet=True))
-    ((run,),) = outcome.runs.values()
-    assert (run.folder / "checkpoint.safetensors").exists()
-    assert run.result.measurements
-    assert {m.metric: m.reason for m in run.result.measurements if m.value is None} == {}
-    assert run.result.training["data"].startswith("synthetic:")
-    assert run.result.overrides == overrides
-    assert tables.counted(recipe, [run.result]) == []
-    for row in tables.rows(recipe, [run.result], overrides):
+    ((done,),) = outcome.runs.values()
+    assert (done.folder / "checkpoint.safetensors").exists()
+    assert done.result.measurements
+    assert {m.metric: m.reason for m in done.result.measurements if m.value is None} == {}
+    assert done.result.training["data"].startswith("synthetic:")
+    assert done.result.overrides == overrides
+    assert tables.counted(recipe, [done.result]) == []
+    for row in tables.rows(recipe, [done.result], overrides):
         assert row["verdict"].endswith("steps, not comparable")
     assert plan.write_tables(None, outcome) == []
 

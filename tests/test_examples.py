@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from support import ROOT
 
-from ganbench import checkpoint, datasets
-from ganbench.errors import UserError
-from ganbench.images import to_float
+from ganbench.base.errors import UserError
+from ganbench.data import datasets
+from ganbench.data.images import to_float
+from ganbench.gan import checkpoint
 
 TINY = {"image_size": 8, "channels": 1, "num_classes": 10, "latent_dim": 4, "width": 4}
 

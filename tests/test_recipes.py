@@ -5,8 +5,9 @@ import hashlib
 import pytest
 from support import RECIPE, write_recipe
 
-from ganbench import recipes, registry
-from ganbench.errors import UserError
+from ganbench import recipes
+from ganbench.base import registry
+from ganbench.base.errors import UserError
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_recipe_of_classes_takes_those_of_another_folder_and_its_own_other_spl
     other = recipe.replace(data="folder:b").of_seed(7)
     assert (other.train.data, other.evaluate.reference, other.evaluate.real) == (
         "folder:b[classes 70-79]", "folder:b:train[classes 70-79]", "folder:b:val[classes 70-79]"
-    )  # fmt: skip
+    )
     assert recipe.of_seed(0).train.data == "folder:a:train[classes 00-09]"
     assert recipe.replace(data="digits").train.data == "digits"
     rows = recipes.read(write_recipe(place, {'"digits:train"\nbatch': '"digits:train[:50]"\nbatch'}))
@@ -148,7 +149,7 @@ def test_a_budget_changes_what_it_names_and_nothing_else(budgeted, recipe):
     assert budgeted.at("full") == budgeted
     assert budgeted.budget["smoke"].changes() == {
         "steps": 2, "batch_size": 4, "num": 10, "metrics": ["ms_ssim"], "args": {"latent_dim": 3, "g_width": 2}
-    }  # fmt: skip
+    }
     assert budgeted.budget["short"].changes() == {"steps": 3, "ema_decay": 0.5, "data": "digits:test"}
 
 
@@ -156,10 +157,10 @@ def test_a_smoke_run_is_on_synthetic_images_unless_it_names_others(budgeted):
     smoke, short = budgeted.at("smoke"), budgeted.at("short")
     assert (smoke.train.data, smoke.evaluate.reference, smoke.evaluate.real) == (
         "synthetic", "synthetic:train", "synthetic:test"
-    )  # fmt: skip
+    )
     assert (short.train.data, short.evaluate.reference, short.evaluate.real) == (
         "digits:test", "digits:test", "digits:train"
-    )  # fmt: skip
+    )
 
 
 def test_steps_and_data_come_on_top_of_a_budget(budgeted):

@@ -9,7 +9,8 @@ import zipfile
 import pytest
 from support import ROOT, Outcome
 
-from ganbench import __version__, recipes, registry
+from ganbench import __version__, recipes
+from ganbench.base import registry
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)], cwd=source, check=True,
-                   capture_output=True)  # fmt: skip
+                   capture_output=True)
     (file,) = out.glob("*.whl")
     return file
 

@@ -94,5 +94,5 @@ def run(case: Case) -> list[Row]:
         theirs = statistics.median(seconds[name])
         rate = f"{case.count / ours:,.0f} {case.unit}/s" if case.count else ""
         rows.append(Row(case.title, name, ours, theirs, statistics.median(ratios), min(ratios), max(ratios),
-                        case.goals.get(name), memory["ours"], memory[name], rate))  # fmt: skip
+                        case.goals.get(name), memory["ours"], memory[name], rate))
     return rows

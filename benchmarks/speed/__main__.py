@@ -27,7 +27,7 @@ def line(row: Row) -> str:
     goal = "" if row.goal is None else f"{row.goal:g}{'' if row.ratio >= row.goal else ' (missed)'}"
     ratio = f"{row.ratio:.2f} ({row.lowest:.2f} to {row.highest:.2f})"
     return (f"| {row.title} | {ours} | {row.peer} | {seconds(row.theirs)} | {ratio} | {goal} "
-            f"| {row.ours_mib:,.0f} | {row.theirs_mib:,.0f} |")  # fmt: skip
+            f"| {row.ours_mib:,.0f} | {row.theirs_mib:,.0f} |")
 
 
 def seconds(value: float) -> str:

@@ -55,13 +55,13 @@ def cases() -> Iterator[Case]:
         {"torch-fidelity, batch 64": run(theirs, 64), "torch-fidelity, batch 4": run(theirs, 4)},
         goals={"torch-fidelity, batch 64": 3, "torch-fidelity, batch 4": 1.9},
         repeats=3, count=IMAGES, unit="images", agree=agree(1e-4),
-    )  # fmt: skip
+    )
     batch = 64
     peer = f"torch-fidelity, batch {batch}"
     yield Case(
         title(fast, batch, torch.bfloat16), run(fast, batch), {peer: run(theirs, batch)}, goals={peer: 3.5}, repeats=3,
         count=IMAGES, unit="images", agree=agree(0.1),
-    )  # fmt: skip
+    )
 
 
 def plain() -> tuple[torch.nn.Module, Path]:

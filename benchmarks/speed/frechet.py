@@ -17,7 +17,7 @@ def features(n: int, seed: int, d: int = 2048, factors: int = 256) -> torch.Tens
         ((torch.randn(len(i), factors, generator=g) * scale + shift) @ mix
          + 0.3 * torch.randn(len(i), d, generator=g)).relu_()
         for i in torch.arange(n).split(5000)
-    ]  # fmt: skip
+    ]
     return torch.cat(parts)
 
 

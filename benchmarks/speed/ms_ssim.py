@@ -41,7 +41,7 @@ def cases() -> Iterator[Case]:
             f"MS-SSIM, {side} px, {PAIRS} pairs", lambda a=a, b=b: ms_ssim(a, b), peers,
             goals=dict.fromkeys(peers, 2 if side >= 128 else 1), repeats=3, count=PAIRS, unit="pairs",
             agree=agree if side >= 176 else None,
-        )  # fmt: skip
+        )
 
 
 def pairs(side: int) -> tuple[Tensor, Tensor]:

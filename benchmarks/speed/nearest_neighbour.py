@@ -42,4 +42,4 @@ def cases() -> Iterator[Case]:
 
     title = f"1-NN of {QUERIES:,} in {POINTS:,} x {PIXELS}"
     yield Case(f"{title}, pixels", lambda: nearest(queries, points), {"scikit-learn, brute": scikit_learn},
-               {"scikit-learn, brute": 3}, repeats=3, count=QUERIES, unit="queries", agree=agree)  # fmt: skip
+               {"scikit-learn, brute": 3}, repeats=3, count=QUERIES, unit="queries", agree=agree)

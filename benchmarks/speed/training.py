@@ -22,12 +22,12 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from benchmarks.speed import Case
-from ganbench import checkpoint
-from ganbench.batches import batches
-from ganbench.datasets import Dataset
+from ganbench.data.datasets import Dataset
+from ganbench.gan import checkpoint
 from ganbench.recipes import EvaluateSpec, ModelSpec, Recipe, TrainSpec
-from ganbench.run_folder import RunFolder
-from ganbench.training import _Run
+from ganbench.training.batches import batches
+from ganbench.training.loop import _Run
+from ganbench.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -51,7 +51,7 @@ def cases() -> Iterator[Case]:
                 ours(model, args, data, batch_size, precision),
                 peers, goals=dict.fromkeys(peers, goal if precision == "float32" else goal_bf16), repeats=5,
                 count=STEPS * batch_size, unit="images", agree=agree,
-            )  # fmt: skip
+            )
 
 
 def images(shape: tuple[int, int, int]) -> Dataset:
@@ -84,7 +84,7 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
         n = data.images.shape[1]
         self.transform = transforms.Compose([
             transforms.ToPILImage(), transforms.ToTensor(), transforms.Normalize([0.5] * n, [0.5] * n)
-        ])  # fmt: skip
+        ])
 
     def __len__(self) -> int:
         return len(self.data)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ganbench import registry
-from ganbench.errors import UserError
-from ganbench.images import check
-from ganbench.precision import full_float32
+from ganbench.base import registry
+from ganbench.base.errors import UserError
+from ganbench.base.precision import full_float32
+from ganbench.data.images import check
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FeatureExtractor(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What goes into a result, so that somebody else can use the same network."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256, "official": self.official,
-                "source": self.source, "licence": self.licence}  # fmt: skip
+                "source": self.source, "licence": self.licence}
 
 
 def create(name: str, weights: Path | None = None, download: bool = True) -> FeatureExtractor:
@@ -78,7 +78,7 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
 def extract(
     extractor: FeatureExtractor, images: Tensor, batch_size: int | None, device: torch.device,
     advance: Callable[[int], None] | None = None,
-) -> Features:  # fmt: skip
+) -> Features:
     """One pass over images N x C x H x W; features and logits come back on the CPU, float32, in the same order.
 
     The images are uint8, or float32 in 0..255. `batch_size` None leaves it to the extractor. `advance` is called with

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
+from ganbench.data.images import to_rgb
 from ganbench.features import FeatureExtractor, Features
-from ganbench.files import sha256_of
-from ganbench.images import to_rgb
 
 SIDE = 224
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
+from ganbench.base.precision import full_float32
+from ganbench.data.images import to_rgb
 from ganbench.features import FeatureExtractor, Features
 from ganbench.features.weights import Published, published, read
-from ganbench.files import sha256_of
-from ganbench.images import to_rgb
-from ganbench.precision import full_float32
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its start is in the file's name
@@ -34,7 +34,7 @@ Spec = tuple[str, int, int, int]
 STEM: tuple[Spec | str, ...] = (
     ("Conv2d_1a_3x3", 32, 3, 3), ("Conv2d_2a_3x3", 32, 3, 3), ("Conv2d_2b_3x3", 64, 3, 3), "max",  # 64 x 73 x 73
     ("Conv2d_3b_1x1", 80, 1, 1), ("Conv2d_4a_3x3", 192, 3, 3), "max",  # 192 x 35 x 35
-)  # fmt: skip
+)
 VALID = {"Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_4a_3x3"}
 REDUCING = {"Mixed_6a", "Mixed_7a"}  # the last convolution of each branch, and the pool, halve the side
 
@@ -56,7 +56,7 @@ def _17(c: int) -> tuple[tuple[Branch, ...], int]:
         (("branch7x7_1", c, 1, 1), ("branch7x7_2", c, 1, 7), ("branch7x7_3", 192, 7, 1)),
         (("branch7x7dbl_1", c, 1, 1), ("branch7x7dbl_2", c, 7, 1), ("branch7x7dbl_3", c, 1, 7),
          ("branch7x7dbl_4", c, 7, 1), ("branch7x7dbl_5", 192, 1, 7)),
-    ), 192  # fmt: skip
+    ), 192
 
 
 def _8() -> tuple[tuple[Branch, ...], int]:
@@ -65,7 +65,7 @@ def _8() -> tuple[tuple[Branch, ...], int]:
         (("branch3x3_1", 384, 1, 1), [("branch3x3_2a", 384, 1, 3), ("branch3x3_2b", 384, 3, 1)]),
         (("branch3x3dbl_1", 448, 1, 1), ("branch3x3dbl_2", 384, 3, 3),
          [("branch3x3dbl_3a", 384, 1, 3), ("branch3x3dbl_3b", 384, 3, 1)]),
-    ), 192  # fmt: skip
+    ), 192
 
 
 # By block: its branches, and the channels of the convolution beside the pool (0: there is none).
@@ -82,7 +82,7 @@ BLOCKS: dict[str, tuple[tuple[Branch, ...], int]] = {
          ("branch7x7x3_4", 192, 3, 3)),
     ), 0),
     "Mixed_7b": _8(), "Mixed_7c": _8(),  # 2048 x 8 x 8
-}  # fmt: skip
+}
 
 
 class Convolution(nn.Module):
@@ -161,7 +161,7 @@ class Mixed(nn.Module):
                 stages.append(nn.ModuleList(
                     Convolution(state, f"{name}.{n}", (c, width, h, w), 2 if halve else 1, halve, True)
                     for n, c, h, w in specs
-                ))  # fmt: skip
+                ))
                 width = sum(c for _, c, _, _ in specs)
             self.branches.append(stages)
             self.channels += width

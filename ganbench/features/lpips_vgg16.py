@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
+from ganbench.base.precision import full_float32
+from ganbench.data.images import to_float, to_rgb
 from ganbench.features import FeatureExtractor, Features
 from ganbench.features.weights import Published, published, read
-from ganbench.files import sha256_of
-from ganbench.images import to_float, to_rgb
-from ganbench.precision import full_float32
 
 VGG16 = "vgg16-397923af.pth"  # torchvision's; the start of its hash is in its name
 LINEAR = "weights-vgg16-lpips.pth"
@@ -34,7 +34,7 @@ FILES = {
 SLICES = (
     ((0, 64), (2, 64)), ((5, 128), (7, 128)), ((10, 256), (12, 256), (14, 256)),
     ((17, 512), (19, 512), (21, 512)), ((24, 512), (26, 512), (28, 512)),
-)  # fmt: skip
+)
 SMALLEST = 2 ** (len(SLICES) - 1)
 
 

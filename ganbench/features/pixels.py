@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
 from ganbench.features import FeatureExtractor, Features
 
 

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import atomic_path, sha256_of
+from ganbench.data.images import to_float
 from ganbench.features import FeatureExtractor, Features
-from ganbench.files import atomic_path, sha256_of
-from ganbench.images import to_float
 
 BUNDLED = Path(__file__).parent / "weights" / "mnist-cnn.safetensors"
 BUNDLED_SHA256 = "186b1e83342ff32c014bae564bcbda0e88a2d9a7809761266569d183aac40c45"
@@ -71,7 +71,7 @@ class SmallCNN(FeatureExtractor):
             *block(32, 64), *block(64, 64), nn.MaxPool2d(2),        # N x 64 x S/4 x S/4
             *block(64, 128), *block(128, 128),                      # N x 128 x S/4 x S/4
             nn.AdaptiveAvgPool2d(1), nn.Flatten(),                  # N x 128
-        )  # fmt: skip
+        )
         self.head = nn.Linear(128, len(classes))
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
@@ -126,7 +126,7 @@ def augment(x: Tensor, recipe: Training, generator: torch.Generator) -> Tensor:
     angle, scale = uniform(math.radians(recipe.rotate)), 1 + uniform(recipe.scale)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     theta = torch.stack([torch.stack([cos, -sin, 2 * uniform(recipe.shift)], 1),
-                         torch.stack([sin, cos, 2 * uniform(recipe.shift)], 1)], 1)  # fmt: skip
+                         torch.stack([sin, cos, 2 * uniform(recipe.shift)], 1)], 1)
     flow = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, flow, padding_mode="border", align_corners=False)
 
@@ -134,7 +134,7 @@ def augment(x: Tensor, recipe: Training, generator: torch.Generator) -> Tensor:
 def train_classifier(
     images: Tensor, labels: Tensor, classes: tuple[str, ...], out: Path, dataset: str, recipe: Training = TRAINING,
     advance: Callable[[str], None] | None = None,
-) -> SmallCNN:  # fmt: skip
+) -> SmallCNN:
     """Train a SmallCNN on uint8 images N x C x S x S with int64 labels, and write its safetensors file to `out`.
 
     `advance` is called once a step with a text about the progress. Raises UserError for images that are not
@@ -147,7 +147,7 @@ def train_classifier(
         raise UserError(f"the classifier needs at least {recipe.batch_size} images, and '{dataset}' has {n}.")
     average = _train(images, labels, classes, recipe, advance)
     meta = {"dataset": dataset, "channels": channels, "size": width, "classes": list(classes),
-            "training": asdict(recipe)}  # fmt: skip
+            "training": asdict(recipe)}
     # Half precision on disk only: half the size, and the same answers (the features move by 1e-3 relative).
     state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in average.state_dict().items()}
     with atomic_path(out) as part:
@@ -158,7 +158,7 @@ def train_classifier(
 def _train(
     images: Tensor, labels: Tensor, classes: tuple[str, ...], recipe: Training,
     advance: Callable[[str], None] | None = None,
-) -> SmallCNN:  # fmt: skip
+) -> SmallCNN:
     n, channels, _, width = images.shape
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ganbench.datasets import data_root
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.data.datasets import data_root
 
 
 class Published(NamedTuple):

@@ -150,7 +150,7 @@ def _diverse_classes(inputs: Inputs) -> list[Value]:
     details = {
         "variant": "shrunk-window", "pairs": PAIRS, "classes": len(fake), "threshold": round(threshold, 6),
         "per_class": {"fake": _rounded(fake), "real": _rounded(real)},
-    }  # fmt: skip
+    }
     return [Value(value, uncertainty, len(real_labels), len(fake_labels), details=details)]
 
 
@@ -165,7 +165,7 @@ def _correlation(inputs: Inputs) -> list[Value]:
     value, error = correlation(x, y)
     uncertainty = Uncertainty(error, "standard error", "the classes (Fisher's z)")
     details = {"variant": "shrunk-window", "pairs": PAIRS, "classes": len(hits),
-               "per_class": {"accuracy": _rounded(hits), "ms_ssim": _rounded(alike)}}  # fmt: skip
+               "per_class": {"accuracy": _rounded(hits), "ms_ssim": _rounded(alike)}}
     return [Value(value, uncertainty, 0, len(labels), details=details)]
 
 

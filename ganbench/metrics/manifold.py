@@ -215,7 +215,7 @@ def coverage(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
 
 FORMULAS = {
     "precision": (_precision, 0), "recall": (_recall, 0), "density": (_density, 1), "coverage": (_coverage, 1),
-}  # fmt: skip
+}
 
 
 def subsampled_errors(values: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:

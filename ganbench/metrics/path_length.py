@@ -56,7 +56,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def path_lengths(
     generate: Callable[[Tensor, Tensor | None], Tensor], embed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     a: Tensor, b: Tensor, t: Tensor, labels: Tensor | None = None, epsilon: float = EPSILON,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Squared distance of features over epsilon^2, for one step on each path: float64 N.
 
     generate: float32 latents n x d and labels to images in [-1, 1]. embed: float32 images in 0..255 to features n x k

@@ -42,7 +42,7 @@ CHOOSING, FINAL = 1e-4, 1e-6
 def linear_classifier(
     features: Tensor, classes: Tensor, num_classes: int, strength: float, loss: Loss, start: Tensor | None = None,
     tolerance: float = FINAL,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The minimiser W and b of the regularised mean loss, for N x d features and classes int64 N in [0, K).
 
     strength: lambda. start: where to start from, for instance the solution for another strength. tolerance: the
@@ -72,7 +72,7 @@ def linear_classifier(
 
     first = torch.zeros(num_classes, d, dtype=torch.float64) if start is None else start
     found = minimize(objective, first.flatten().numpy(), jac=True, method="L-BFGS-B",
-                     options={"maxiter": 1000, "gtol": tolerance, "ftol": 1e-14})  # fmt: skip
+                     options={"maxiter": 1000, "gtol": tolerance, "ftol": 1e-14})
     return torch.from_numpy(found.x).view(num_classes, d)
 
 
@@ -123,7 +123,7 @@ def probe(
 def few_labels_probe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, labels: int, draws: int,
     generator: torch.Generator,
-) -> tuple[Tensor, float]:  # fmt: skip
+) -> tuple[Tensor, float]:
     """Test accuracy of the L2-SVM probe for each of `draws` draws of `labels` labels, float64, and its strength.
 
     Each draw has as many labels of each class. Raises Unavailable where a class has too few images for that.
@@ -169,7 +169,7 @@ def _protocol(stem: str, loss: Loss, summary: str, source: str) -> Protocol:
     return Protocol(
         stem=stem, version=1, summary=summary, source=source, direction="higher", compute=compute,
         needs=frozenset({"real.features", "real.labels", "held_out.features", "held_out.labels"}), real_row="none",
-    )  # fmt: skip
+    )
 
 
 def _few_labels(inputs: Inputs) -> list[Value]:
@@ -202,4 +202,4 @@ PROTOCOLS = [
         needs=frozenset({"real.features", "real.labels", "held_out.features", "held_out.labels"}),
         real_row="none",
     ),
-]  # fmt: skip
+]

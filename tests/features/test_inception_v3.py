@@ -14,10 +14,10 @@ import torch_fidelity.feature_extractor_inceptionv3 as reference
 from support import write_png
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
 from ganbench.features import create, inception_v3
 from ganbench.features.weights import published
-from ganbench.files import sha256_of
 
 
 class Stop(Exception):
@@ -221,12 +221,12 @@ def test_the_whole_path_equals_torch_fidelity_on_the_same_files_and_weights(weig
         input1=str(place / "fake"), input2=str(place / "real"), fid=True, kid=True, isc=True, kid_subset_size=11,
         feature_extractor_weights_path=str(weights), cuda=False, cache=False, verbose=False, batch_size=4,
         save_cpu_ram=True,
-    )  # fmt: skip
+    )
 
     done = ganbench(
         "evaluate", "--images", "fake", "--reference", "real", "--extractor", "inception-v3", "--batch-size", 4,
         "--weights", f"inception-v3={weights}", "--metrics", "fid,kid,inception_score", "--json",
-    )  # fmt: skip
+    )
     assert done.code == 0, done
     result = json.loads(done.out)
     values = {m["metric"]: m["value"] for m in result["measurements"]}
@@ -317,7 +317,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path, content, found
 @pytest.mark.parametrize(("key", "value"), [
     ("Mixed_7b.branch3x3_2a.conv.weight", None), ("Mixed_5b.branch_pool.conv.weight", torch.zeros(64, 192, 1, 1)),
     ("fc.bias", None), ("Mixed_8a.conv.weight", torch.zeros(1)),
-])  # fmt: skip
+])
 def test_an_entry_that_is_missing_of_another_shape_or_unknown_is_refused(weights, tmp_path, key, value):
     state = torch.load(weights)
     state.pop(key, None)

@@ -8,9 +8,9 @@ import torch
 import torch_fidelity.sample_similarity_lpips as published
 import torchvision
 
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
 from ganbench.features import create, extract, lpips_vgg16
-from ganbench.files import sha256_of
 
 
 @pytest.fixture(scope="module")

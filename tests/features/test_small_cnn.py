@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ganbench.datasets.digits import digits
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
+from ganbench.data.datasets.digits import digits
 from ganbench.features import create, extract, small_cnn
-from ganbench.files import sha256_of
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ def measure(real, generate=lambda z, y: z.view(-1, 1, 6, 6) * 0.2, reconstruct=N
     model = Model(
         "test", classes, args, sample_latent=lambda n, g: torch.randn(n, 36, generator=g), generate=generate,
         reconstruct=reconstruct or (lambda x: x / 127.5 - 0.9),
-    )  # fmt: skip
+    )
     [value] = PROTOCOL.compute(Inputs(Side(real), NOTHING, None, torch.Generator().manual_seed(seed), model=model))
     return value
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganbench.datasets.digits import digits
+from ganbench.data.datasets.digits import digits
 from ganbench.metrics import Inputs, Side, Unavailable, memorisation
 from ganbench.metrics.memorisation import nearest_training_images
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from ganbench.datasets.digits import digits
+from ganbench.data.datasets.digits import digits
 from ganbench.metrics import Inputs, Side, Unavailable, nearest_neighbour
 from ganbench.metrics.nearest_neighbour import bytes_multiply, nearest
 

@@ -199,5 +199,5 @@ def test_images_of_two_sizes_make_it_unavailable():
 def test_the_golden_value_of_fixed_images_stays():
     pixel = torch.arange(36).view(1, 1, 6, 6)
     fake, real, test = (((torch.arange(n).view(-1, 1, 1, 1) * k + pixel * 7) % 256).to(torch.uint8)
-                        for n, k in ((20, 3), (15, 4), (10, 5)))  # fmt: skip
+                        for n, k in ((20, 3), (15, 4), (10, 5)))
     assert measure(fake, real, test).value == pytest.approx(GOLDEN, rel=1e-6)

@@ -154,7 +154,7 @@ def test_it_equals_torch_fidelity_for_the_same_latents(trim, monkeypatch):
         input1=torch_fidelity.GenerativeModelModuleWrapper(Tanh(), D, "unit", 0), input1_model_num_samples=n,
         ppl=True, ppl_sample_similarity="test-pixels", ppl_z_interp_mode="slerp_any", cuda=False, verbose=False,
         ppl_reduction="none", rng_seed=3, **({} if trim else dict.fromkeys(DISCARD)),
-    )  # fmt: skip
+    )
     rng = np.random.RandomState(3)  # its latents: uniform ones, of length 1
     a, b = (torch.from_numpy(rng.rand(n, D)).float() for _ in range(2))
     a, b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))

@@ -49,7 +49,7 @@ def test_the_l2_svm_equals_scikit_learn(strength):
     found = linear_classifier(x, y, 3, strength, "squared hinge", tolerance=1e-8)
     # liblinear's bias carries a penalty, which a large intercept_scaling makes next to none.
     reference = LinearSVC(C=1 / (strength * len(x)), intercept_scaling=1e3, dual=False, tol=1e-10,
-                          max_iter=100_000).fit(x.double().numpy(), y.numpy())  # fmt: skip
+                          max_iter=100_000).fit(x.double().numpy(), y.numpy())
     assert torch.allclose(found[:, :-1], torch.from_numpy(reference.coef_), atol=1e-4)
     assert torch.allclose(found[:, -1], torch.from_numpy(reference.intercept_), atol=1e-4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-from ganbench.images import to_float
+from ganbench.data.images import to_float
 from ganbench.metrics import Inputs, Model, Side, Unavailable, reconstruction
 
 IMAGES = torch.randint(256, (20, 3, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

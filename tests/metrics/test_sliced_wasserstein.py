@@ -55,7 +55,7 @@ def test_the_pyramid_is_that_of_scipys_filters():
     ("height", "width", "sides"),
     [(128, 128, [128, 64, 32, 16]), (64, 64, [64, 32, 16]), (28, 28, [28]), (48, 64, [48, 24]), (16, 16, [16]),
      (50, 50, [50, 25])],
-)  # fmt: skip
+)
 def test_levels_are_halved_down_to_sixteen(height, width, sides):
     assert levels(height, width) == sides
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganbench import checkpoint
-from ganbench.gan import Batch, minimize_together
+from ganbench.gan import Batch, checkpoint, minimize_together
 
 ROWS = ("bigan", "bigan-d", "bigan-lr", "bigan-jlr", "bigan-ae-l2", "bigan-ae-l1")
 TINY = {"image_size": 8, "latent_dim": 6, "width": 32, "moment_batches": 5}
@@ -125,7 +124,7 @@ def objectives(model, monkeypatch):
     ("row", "moved"),
     [("bigan", ["D", "EG"]), ("bigan-d", ["D", "G"]), ("bigan-lr", ["D", "G", "E"]), ("bigan-jlr", ["D", "EG"]),
      ("bigan-ae-l2", ["EG"])],
-)  # fmt: skip
+)
 def test_each_loss_moves_the_networks_of_its_equation_and_they_move_together(row, moved, monkeypatch):
     assert [names for _, names in objectives(new(row), monkeypatch)] == moved
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from ganbench.data.images import to_float
 from ganbench.gan import Batch
-from ganbench.images import to_float
 from reference_models import cvae_gan
 from reference_models.cvae_gan import CGAN, CVAE, CVAEGAN, FMCGAN, Centres
 
@@ -73,7 +73,7 @@ def test_the_encoders_body_is_torchvisions_googlenet_but_for_the_fives():
         assert [ours.branches[0][0].out_channels, ours.branches[1][3].out_channels,
                 ours.branches[2][3].out_channels, ours.branches[3][1].out_channels] == [
             their.branch1.conv.out_channels, their.branch2[1].conv.out_channels,
-            their.branch3[1].conv.out_channels, their.branch4[1].conv.out_channels]  # fmt: skip
+            their.branch3[1].conv.out_channels, their.branch4[1].conv.out_channels]
         assert ours(torch.zeros(1, cin, 4, 4)).shape[2:] == (4, 4)
     assert features == 1024
 
@@ -82,7 +82,7 @@ def test_the_generator_for_128_has_two_linear_layers_and_the_papers_six_convolut
     convs = [m for m in full.G.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert [(m.out_channels, m.kernel_size[0]) for m in convs] == [
         (256, 3), (256, 3), (128, 5), (92, 5), (64, 5), (3, 5)
-    ]  # fmt: skip
+    ]
     assert [m.in_features for m in full.G.modules() if isinstance(m, nn.Linear)] == [256 + 530, 1024]
 
 
@@ -90,7 +90,7 @@ def test_the_classifier_for_128_is_alexnet(full):
     convs = [m for m in full.C.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in convs] == [
         (96, 11, 4), (256, 5, 1), (384, 3, 1), (384, 3, 1), (256, 3, 1)
-    ]  # fmt: skip
+    ]
     linears = [m for m in full.C.modules() if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linears] == [(256 * 9, 4096), (4096, 4096), (4096, 530)]
 
@@ -263,7 +263,7 @@ def test_labels_are_asked_for(cls):
 def test_the_rows_of_table_1_have_the_networks_that_they_name():
     assert {cls: "".join(sorted(new(cls).optimizers())) for cls in (CVAEGAN, CVAE, CGAN, FMCGAN)} == {
         CVAEGAN: "CDEG", CVAE: "EG", CGAN: "CDG", FMCGAN: "CDG"
-    }  # fmt: skip
+    }
 
 
 # --- What the encoder gives ---
@@ -295,7 +295,7 @@ def test_z_is_a_draw_from_the_encoders_gaussian():
 
 
 def three_digits():
-    from ganbench import datasets
+    from ganbench.data import datasets
 
     data = datasets.load("digits:train")
     rows = torch.cat([(data.labels == c).nonzero()[:4, 0] for c in range(3)])

@@ -221,7 +221,7 @@ def test_the_convolutional_discriminator_has_the_layers_of_the_code(width):
     assert shapes == [
         (w, 3, 3, 3), (w, w, 3, 3), (w, w, 3, 3), (v, w, 3, 3), (v, v, 3, 3), (v, v, 3, 3), (v, v, 3, 3),
         (v, v, 1, 1), (v, v, 1, 1), (10, v),
-    ]  # fmt: skip
+    ]
     weights = 9 * (3 * w + 2 * w * w + w * v + 3 * v * v) + 2 * v * v + 10 * v
     assert params(net) == weights + 3 * w + 6 * v + 10 + 10
     assert [m.p for m in net.modules() if isinstance(m, nn.Dropout)] == [0.2, 0.5, 0.5]

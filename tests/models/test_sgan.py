@@ -21,7 +21,7 @@ from reference_models.sgan import (
     entropy_and_balance,
     moments_kept,
     parts,
-)  # fmt: skip
+)
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 A, B = torch.tensor([1.5, -0.5, 0.2]), torch.tensor([-2.0, 0.3, 1.0])
@@ -134,9 +134,9 @@ def test_the_collaborative_games_reach_those_who_play_them():
 CIFAR = {1: (184, 16, 0), 50: (184, 16, 0), 51: (168, 32, 0), 101: (152, 48, 0), 151: (136, 64, 0), 201: (120, 80, 0),
          251: (104, 96, 0), 301: (88, 112, 0), 351: (72, 128, 0), 401: (56, 144, 0), 451: (40, 160, 0),
          499: (40, 160, 0), 500: (50, 140, 10), 600: (50, 130, 20), 700: (50, 120, 30), 800: (50, 110, 40),
-         900: (50, 100, 50), 1000: (50, 100, 50)}  # fmt: skip
+         900: (50, 100, 50), 1000: (50, 100, 50)}
 SVHN = {1: (200, 0, 0), 9: (200, 0, 0), 10: (184, 16, 0), 19: (184, 16, 0), 50: (120, 80, 0), 99: (56, 144, 0),
-        100: (40, 160, 0), 399: (40, 160, 0), 400: (40, 150, 10), 1000: (40, 150, 10)}  # fmt: skip
+        100: (40, 160, 0), 399: (40, 160, 0), 400: (40, 150, 10), 1000: (40, 150, 10)}
 
 
 @pytest.mark.parametrize(("data", "table"), [("cifar10", CIFAR), ("svhn", SVHN), ("mnist", {1: (1, 199, 0)})])
@@ -322,7 +322,7 @@ def test_networks_for_32_by_32_have_the_codes_parameters():
     assert count(m.D_xz) == x_path + 101 * 512 + 513 * 512 + (8192 + 512 + 1) * 1024 + 1025
     x, y, z = torch.randn(2, 3, 32, 32), m.one_hot(torch.tensor([0, 1])), torch.rand(2, 100)
     shapes = {k: tuple(v.shape) for k, v in {
-        "C": m.C(x), "I": m.I(x), "D_xy": m.D_xy(x, y), "D_xz": m.D_xz(x, z), "G": m.G(z, y)}.items()}  # fmt: skip
+        "C": m.C(x), "I": m.I(x), "D_xy": m.D_xy(x, y), "D_xz": m.D_xz(x, z), "G": m.G(z, y)}.items()}
     assert shapes == {"C": (2, 10), "I": (2, 100), "D_xy": (2,), "D_xz": (2,), "G": (2, 3, 32, 32)}
 
 

@@ -87,7 +87,7 @@ def test_the_pi_model_compares_two_noisy_passes():
 
 def test_batches_follow_the_number_of_labels():
     expected = {20: ((20, 500), (1, 400)), 50: ((50, 200), (1, 400)), 100: ((100, 100), (1, 400)),
-                200: ((100, 100), (2, 400))}  # fmt: skip
+                200: ((100, 100), (2, 400))}
     assert {n: (new(labels=n).setting.c_batch, new(labels=n).setting.d_batch) for n in expected} == expected
     assert SETTINGS["svhn"].d_batch == (20, 180)
     assert SETTINGS["cifar10"].d_batch == (40, 160)

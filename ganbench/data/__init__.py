@@ -1,0 +1,1 @@
+"""Images: decoding, resizing, data sets, and every source that `--images` understands."""

@@ -1,0 +1,48 @@
+"""Images from the user's own Python function."""
+
+import importlib
+import sys
+
+import torch
+from torch import Tensor
+
+from ganbench.base.errors import UserError
+from ganbench.data.images import check
+from ganbench.data.sources.samples import Samples, with_fingerprint
+
+
+def call(text: str, num: int | None, seed: int) -> Samples:
+    """`module:callable` is called as f(n, seed) and returns uint8 images N x C x H x W, or (images, labels int64 N)."""
+    if num is None:
+        raise UserError(f"'{text}' makes as many images as you like: say how many with --num.")
+    module, _, attribute = text.partition(":")
+    if not getattr(sys.flags, "safe_path", False) and "" not in sys.path:
+        sys.path.insert(0, "")  # the user's own module lies where the command was typed
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"cannot read images from '{text}': no such folder, file or data set, and no such callable ({error})."
+        ) from error
+    except Exception as error:
+        raise UserError(f"'{text}': the module cannot be imported ({type(error).__name__}: {error}).") from error
+    try:
+        out = function(num, seed)
+    except Exception as error:
+        raise UserError(
+            f"'{text}' failed when called with ({num}, {seed}): {type(error).__name__}: {error}."
+        ) from error
+    images, labels = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    if not isinstance(images, Tensor):
+        raise UserError(f"'{text}' must return a tensor of images, or (images, labels), not {type(out).__name__}.")
+    try:
+        images = check(images.cpu())
+    except TypeError as error:
+        raise UserError(f"'{text}' returned something else than images: {error}.") from error
+    if len(images) != num or images.numel() == 0:
+        raise UserError(f"'{text}' was asked for {num:,} images and returned shape {tuple(images.shape)}.")
+    if labels is not None:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (num,):
+            raise UserError(f"'{text}': labels must be an int64 tensor of {num:,}, one an image.")
+        labels = labels.cpu()
+    return with_fingerprint(images, labels, {"kind": "callable", "name": text, "seed": seed})

@@ -1,0 +1,54 @@
+"""The inputs of an evaluation: its networks, held-out images, the cache of features, and how a set is described."""
+
+from pathlib import Path
+from typing import Any
+
+from ganbench import features
+from ganbench.base.data_spec import of_classes
+from ganbench.base.errors import UserError
+from ganbench.data import datasets
+from ganbench.data.datasets import Dataset
+from ganbench.data.sources import Samples, from_dataset
+from ganbench.evaluation import measure
+from ganbench.features import FeatureExtractor
+
+
+def needed_extractors(requests: list[measure.Request]) -> list[str]:
+    """Names of the networks that metrics look through, but for those of the model itself."""
+    return sorted({r.extractor for r in requests if r.extractor} - set(measure.OWN))
+
+
+def make_extractors(requests: list[measure.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
+    """The extractors that the requests need, each with its weights if any were given.
+
+    Raises UserError for weights of an extractor that is not used.
+    """
+    needed = needed_extractors(requests)
+    for name in weights:
+        if name not in needed:
+            used = ", ".join(needed) or "none"
+            raise UserError(f"--weights {name}=...: no metric asked for uses that extractor (used: {used}).")
+    return {name: features.create(name, weights.get(name), not datasets.offline()) for name in needed}
+
+
+def held_out_of(reference: Dataset) -> Samples | None:
+    """The other split of the same set: real images that play the row of real data. None where there is no other.
+
+    Of a part by classes it is the same classes of the other split; of rows, all of that.
+    """
+    own = reference.whole_split
+    if own not in ("train", "test"):
+        return None
+    other = "train" if own == "test" else "test"
+    return from_dataset(datasets.load(f"{reference.name}:{other}{of_classes(reference.split.removeprefix(own))}"))
+
+
+def cache_folder() -> Path:
+    """Where features of reference sets are kept."""
+    return datasets.data_root() / "features"
+
+
+def describe(samples: Samples) -> dict[str, Any]:
+    """Origin, count and shape of a set, for a result."""
+    n, c, h, w = samples.images.shape
+    return {**samples.origin, "count": n, "shape": [c, h, w], "labels": samples.labels is not None}

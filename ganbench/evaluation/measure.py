@@ -1,0 +1,266 @@
+"""Evaluation: one pass an extractor over each set, shared by all metrics; then the metrics.
+
+Names: `fd_mnist-cnn` is a protocol's stem and an extractor; `fid` is a published protocol; `discriminability` alone
+takes the default extractor. With other weights than the published ones `fid` becomes `fd_inception-v3@<hash>`.
+"""
+
+import math
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ganbench.base import distributed, registry
+from ganbench.base.errors import UserError, did_you_mean
+from ganbench.data.sources import Samples, take
+from ganbench.evaluation.feature_store import FeatureStore
+from ganbench.features import FeatureExtractor, Features
+from ganbench.features.small_cnn import fit_classifier
+from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable
+from ganbench.reporting.results import Measurement
+
+# Features of the model under test itself, used like any extractor's: `nn_transfer_encoder`.
+OWN = {
+    "encoder": "an encoder",
+    "encoder-hidden": "an encoder with a hidden layer to show",
+    "discriminator": "features of its discriminator",
+}
+MISSING = {
+    "real": "there is no reference: give --reference",
+    "fake": "there are no generated images: give --images or --ckpt",
+    "held_out": "there are no real images beside the reference to test on",
+}
+WORDS = {"real": "the reference has", "fake": "the images have", "held_out": "the held-out images have"}
+LACKS = {
+    "generate": "does not say how it turns a latent into an image",
+    "encode": "has no encoder",
+    "reconstruct": "does not reconstruct images",
+    "classify": "is no classifier",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One metric that was asked for: its protocol, and the name of the extractor where it needs one."""
+
+    name: str
+    protocol: Protocol
+    extractor: str | None
+
+
+def protocols() -> dict[str, Protocol]:
+    """All installed protocols, by stem."""
+    return {p.stem: p for entry in registry.names("metrics") for p in registry.load("metrics", entry)}
+
+
+def metric_names() -> list[str]:
+    """What `--metrics` understands: stems without an extractor, `stem_<extractor>`, and the published names."""
+    found = []
+    for stem, p in protocols().items():
+        found += [f"{stem}_<extractor>"] if p.needs_extractor else [stem]
+        found += [p.published[0]] if p.published else []
+    return found
+
+
+def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
+    """Requests from the names on the command line or in a recipe. Raises UserError for an unknown or repeated one."""
+    known = protocols()
+    published = {p.published[0]: p for p in known.values() if p.published}
+    extractors = [*registry.names("extractors"), *OWN]
+    requests: list[Request] = []
+    for name in metrics:
+        if name in published:
+            protocol = published[name]
+            assert protocol.published
+            request = Request(name, protocol, protocol.published[1])
+        elif name in known:
+            request = Request(name, known[name], default_extractor if known[name].needs_extractor else None)
+        else:
+            stem, _, extractor = name.partition("_")
+            match = next((s for s in sorted(known, key=len, reverse=True) if name.startswith(s + "_")), None)
+            if match is None or not known[match].needs_extractor:
+                choices = [*published, *known]
+                raise UserError(f"unknown metric '{name}'.{did_you_mean(stem if stem in known else name, choices)}")
+            extractor = name[len(match) + 1 :]
+            if extractor not in extractors:
+                raise UserError(
+                    f"metric '{name}': unknown extractor '{extractor}'.{did_you_mean(extractor, extractors)}"
+                )
+            request = Request(name, known[match], extractor)
+        if any(request.protocol is r.protocol and request.extractor == r.extractor for r in requests):
+            raise UserError(f"the metric '{name}' is asked for twice.")
+        requests.append(request)
+    return requests
+
+
+def evaluate(
+    requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
+    held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
+) -> tuple[list[Measurement], list[Measurement]]:
+    """Measure everything asked for: (of the fake images, of the real ones that make the table's row of real data).
+
+    store: makes or remembers features by the extractors that the requests name. fake: None where only representations
+    are measured. held_out: real images that are not in the reference; a draw of as many as there are fakes is measured
+    in their place. resolutions: instead of the protocols' own lower resolutions.
+    Raises UserError where channels differ between the sets.
+    """
+    for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
+        if fake is None or other is None or not len(other.images):  # moments have no channels
+            continue
+        if other.images.shape[1] != fake.images.shape[1]:
+            a, b = fake.images.shape[1], other.images.shape[1]
+            raise UserError(
+                f"the images have {a} channel{'s' * (a > 1)} and {what} {b}: convert one to the other's kind first."
+            )
+    # As many real images as generated ones, where there are more: most metrics can only be compared at equal counts.
+    num = len(fake.images) if fake is not None else None
+    unseen = held_out and take(held_out, num and min(len(held_out.images), num), "the held-out images", seed)
+    if fake is not None:
+        store.name(fake, "samples")
+    for samples, what in ((reference, "reference"), (held_out, "held-out"), (unseen, "held-out")):
+        if samples is not None:
+            store.name(samples, what, keep=True)
+
+    bench = _Bench(store, reference, held_out, seed, resolutions, model)
+    measurements, real = [], []
+    for request in requests:
+        measurements += bench.measure(request, fake)
+        player = {"reference": reference, "held_out": unseen, "none": None}[request.protocol.real_row]
+        if player is not None and not request.protocol.asks_model:
+            real += bench.measure(request, player, real=True)
+    return measurements, real
+
+
+class _Bench:
+    """Hands each protocol what it needs, or says in words what is missing."""
+
+    def __init__(
+        self, store: FeatureStore, reference: Samples | None, held_out: Samples | None, seed: int,
+        resolutions: tuple[int, ...] | None, model: Model | None,
+    ):
+        self.store, self.reference, self.held_out = store, reference, held_out
+        self.seed, self.resolutions, self.model = seed, resolutions, model
+        self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
+        self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
+
+    def measure(self, request: Request, of: Samples | None, real: bool = False) -> list[Measurement]:
+        """The values of one protocol with `of` as the fake images, or one measurement with the reason for none."""
+        p = request.protocol
+        extractor = self.store.extractors.get(request.extractor) if request.extractor else None
+        base = Measurement(
+            metric_name(request, extractor), protocol_id(p), p.direction,
+            extractor=extractor.describe() if extractor else None, source=p.source,
+        )
+        try:
+            inputs = self.inputs(request, of, real)
+            values = p.compute(inputs) if distributed.rank() == 0 else []
+            if not all(math.isfinite(v.value) for v in values):
+                raise Unavailable("the formula gave no finite number")
+        except Unavailable as reason:
+            return [replace(base, reason=str(reason))]
+        if extractor is not None and extractor.report:
+            base = replace(base, extractor={**extractor.describe(), "report": dict(extractor.report)})
+        # Real images may be fewer than the protocol's samples; the row stays, and says so.
+        n = len(of.images) if of is not None else 0
+        fewer = (f"{n:,} images, not {p.num:,}",) if real and p.num is not None and n != p.num else ()
+        return [
+            replace(base, metric=base.metric + v.suffix, value=v.value, n_real=v.n_real, n_fake=v.n_fake,
+                    details=v.details, warnings=(*fewer, *v.warnings),
+                    uncertainty=None if v.uncertainty is None else vars(v.uncertainty))
+            for v in values
+        ]
+
+    def inputs(self, request: Request, of: Samples | None, real: bool) -> Inputs:
+        """What the protocol named in `needs`. Raises Unavailable for what there is none of."""
+        p, store = request.protocol, self.store
+        if request.extractor in OWN and request.extractor not in store.extractors:
+            raise Unavailable(f"there is no model with {OWN[request.extractor]} to take features from")
+        self.require_model(p)
+        sets = {"real": self.reference, "fake": of, "held_out": self.held_out}
+        for side, missing in MISSING.items():
+            samples = sets[side]
+            if p.needs_side(side) and samples is None:
+                raise Unavailable(missing)
+            if f"{side}.labels" in p.needs and samples is not None and samples.labels is None:
+                raise Unavailable(f"{WORDS[side]} no labels")
+        if p.num is not None and of is not None and not real and len(of.images) != p.num:
+            raise Unavailable(
+                f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
+            )
+        some = next((s for s in sets.values() if s is not None), None)
+        empty = Side(some.images[:0] if some is not None else torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
+        real_side, fake_side, held_out = (
+            self.side(request, side, samples) if samples is not None and p.needs_side(side) else empty
+            for side, samples in sets.items()
+        )
+        # Whatever is made of two sets is shared by the protocols that see the same two through the same network.
+        shared = self.shared.setdefault((id(of), request.extractor), {})
+        embed = None
+        if request.extractor is not None and "embed" in p.needs:
+            embed = store.embed(request.extractor)
+        return Inputs(
+            real_side, fake_side, held_out if p.needs_side("held_out") else None,
+            torch.Generator().manual_seed(self.seed), shared, self.model, embed, self.fit,
+        )
+
+    def fit(self, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """A classifier trained on these images, once however many protocols and rows ask for it."""
+        key = (id(images), id(labels))
+        if key not in self.classifiers:
+            self.classifiers[key] = fit_classifier(images, labels)
+        return self.classifiers[key]
+
+    def side(self, request: Request, which: str, samples: Samples) -> Side:
+        """One set with the features and logits that the protocol names."""
+        p, name = request.protocol, request.extractor
+        out, logits_at = Features(torch.empty(0)), {}
+        kept: MutableMapping[str, dict[str, Tensor]] = {}
+        if which == "real" and samples.moments is not None and not len(samples.images):
+            return self.by_moments(request, samples)
+        if name is not None and {f"{which}.features", f"{which}.logits"} & p.needs:
+            out, kept = self.store.features(samples, name), self.store.kept(samples, name)
+            if which == "fake" and p.resolutions and out.logits is not None:
+                for r in self.resolutions or p.resolutions(min(samples.images.shape[2:])):
+                    at = self.store.features(samples, name, r).logits
+                    assert at is not None
+                    logits_at[r] = at
+        features = out.features if len(out.features) else None
+        return Side(samples.images, samples.labels, features, out.logits, logits_at, kept)
+
+    def by_moments(self, request: Request, samples: Samples) -> Side:
+        """A reference whose images we have not, but the mean and covariance of their features over Inception-v3."""
+        moments, about = samples.moments or {}, samples.origin.get("moments", {})
+        if not request.protocol.by_moments:
+            raise Unavailable("the reference is a file of moments: it serves Fréchet distances alone")
+        extractor = self.store.extractors[request.extractor or ""]
+        name, sha256 = about.get("extractor") or "inception-v3", about.get("sha256")
+        if name != extractor.name or (sha256 or "") not in ("", extractor.sha256):
+            raise Unavailable(f"the reference is a file of moments over {name}, not over {extractor.title}")
+        if not sha256 and not extractor.official:  # others write no hash, and mean the published weights
+            raise Unavailable(f"the reference is a file of moments over the published {name}, not {extractor.title}")
+        kept = {"n": torch.tensor(int(about.get("n") or 0)), "mean": moments["mu"], "cov": moments["sigma"]}
+        return Side(samples.images, kept={"moments/1": kept})
+
+    def require_model(self, p: Protocol) -> None:
+        """Raise Unavailable, in words, where the protocol asks the model for what it has not."""
+        for need in sorted(n.removeprefix("model.") for n in p.needs if n.startswith("model.")):
+            if self.model is None:
+                raise Unavailable("this is measured of a model, not of images: give --model and --ckpt")
+            if getattr(self.model, need) is None:
+                raise Unavailable(f"the model '{self.model.name}' {LACKS[need]}")
+
+
+def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:
+    """The name that the value may carry: a published one only over the published weights."""
+    p = request.protocol
+    if extractor is None:
+        return p.stem
+    if p.published and p.published[1] == extractor.name and extractor.official:
+        return p.published[0]
+    return f"{p.stem}_{extractor.title}"
+
+
+def protocol_id(p: Protocol) -> str:
+    """Stem, version and what is fixed, e.g. 'fd/1: Fréchet distance of features'."""
+    return f"{p.stem}/{p.version}: {p.summary}"

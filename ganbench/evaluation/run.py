@@ -1,0 +1,180 @@
+"""`ganbench evaluate`: from what the user typed to a Result."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ganbench.base import registry
+from ganbench.base.device import choose_device, describe_device, peak_memory
+from ganbench.base.errors import UserError
+from ganbench.base.progress import Reporter
+from ganbench.data import datasets, resizing, sources
+from ganbench.data.sources import Samples
+from ganbench.evaluation import measure
+from ganbench.evaluation.feature_store import FeatureStore
+from ganbench.evaluation.inputs import cache_folder, describe, held_out_of, make_extractors
+from ganbench.evaluation.subject import own_extractors, under_test
+from ganbench.gan import checkpoint
+from ganbench.metrics import Protocol
+from ganbench.reporting import results
+from ganbench.reporting.results import Result
+
+NUM = 10_000
+# The extractor for metrics that are named without one, by the reference's data set.
+EXTRACTORS = {"mnist": "mnist-cnn", "digits": "pixels"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `ganbench evaluate`."""
+
+    model: str | None
+    ckpt: Path | None
+    images: str | None
+    reference: str | None
+    metrics: list[str] | None
+    num: int | None
+    batch_size: int | None
+    extractor: str | None
+    weights: dict[str, Path]
+    resolutions: tuple[int, ...] | None
+    seed: int
+    device: str | None
+    no_cache: bool = False
+    resize: str | None = None
+    image_labels: Path | None = None
+    reference_labels: Path | None = None
+    latent: str | None = None
+    prior: str | None = None
+    classes: int | None = None
+    held_out: str | None = None
+
+    def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
+        """How --images and --reference are read. Raises UserError for an option that has nothing to read."""
+        resize = None if self.resize is None else resizing.parse(self.resize)
+        latent = None if self.latent is None else sources.parse_latent(self.latent)
+        images = sources.Options(
+            labels_file=self.image_labels, resize=resize, latent=latent, prior=self.prior, classes=self.classes,
+            device=device, progress=reporter.progress,
+        )
+        given = images.of_a_generator() or ("--image-labels" if self.image_labels else "")
+        if given and self.images is None:
+            raise UserError(f"{given} says how --images SOURCE is read: give that.")
+        if self.reference_labels and self.reference is None:
+            raise UserError("--reference-labels says how --reference SOURCE is read: give that.")
+        reference = sources.Options(
+            labels_file=self.reference_labels, labels_option="--reference-labels", resize=resize, moments_alone=True
+        )
+        return images, reference
+
+
+def needs_images(protocol: Protocol) -> bool:
+    """True if there is nothing to measure without generated images or a model."""
+    return protocol.needs_side("fake") or protocol.asks_model
+
+
+def run(request: Request, reporter: Reporter) -> Result:
+    """Evaluate, and return what is to be stored and shown. Raises UserError for whatever the user has to mend."""
+    began = time.monotonic()
+    results.git_commit()  # of the code that runs, not of what the checkout becomes meanwhile
+    device = choose_device(request.device)
+    of_images, of_reference = request.reading(device, reporter)
+    training = None
+    gan = meta = None
+    reference_text = request.reference
+    if request.ckpt is not None:
+        gan, meta = checkpoint.load(request.ckpt, request.model)
+        reference_text = reference_text or meta.data or None
+        training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps,
+                    "data": meta.data, "seed": meta.seed, "commit": meta.commit}
+
+    name = (reference_text or "").partition(":")[0]
+    default = request.extractor or EXTRACTORS.get(name, "inception-v3")
+    registry.require("extractors", default)
+    metrics = request.metrics or default_metrics(default)
+    requests = measure.parse_metrics(metrics, default)
+
+    reference = held_out = None
+    if reference_text is not None:
+        try:
+            reference, held_out = load_reference(reference_text, of_reference)
+        except UserError as error:
+            if request.reference is not None:
+                raise
+            raise UserError(
+                f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
+            ) from error
+    if request.held_out is not None:
+        if reference is None:
+            raise UserError("--held-out is beside --reference: give that too.")
+        held_out = sources.aligned(sources.open_source(request.held_out, options=of_reference), reference)
+        if not len(held_out.images):
+            raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
+    if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
+        raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
+    # What the user named is opened before weights are downloaded, and these before samples are drawn.
+    fake = None
+    if request.images is not None:
+        fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
+        fake = fake if reference is None else sources.aligned(fake, reference)
+    extractors = make_extractors(requests, request.weights)
+    if gan is not None and meta is not None:
+        num = request.num or NUM
+        with reporter.task(f"sample {num:,}", num) as task:
+            made = sources.generate(
+                gan, num, request.seed, device, advance=task.advance, first_class=meta.first_class
+            )
+        fake = sources.resized(made, of_images.resize)
+        fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
+    for samples, what in (
+        (fake, request.images and f"--images '{request.images}'"),
+        (reference, f"--reference '{reference_text}'"),
+    ):
+        alone = samples is not None and samples.moments is not None and not len(samples.images)
+        if samples is not None and len(samples.images) < 2 and not alone:
+            raise UserError(f"{what or '--num 1'} is one image: a metric needs a set of at least two.")
+    if fake is not None and request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
+        raise UserError(
+            f"--resolutions {max(request.resolutions)} is more than the images' side of {min(fake.images.shape[2:])}."
+        )
+
+    model = None
+    if gan is not None and meta is not None:
+        model = under_test(gan, meta.model, meta.args, device)
+        extractors |= own_extractors(gan, meta.sha256, {r.extractor for r in requests if r.extractor})
+    store = FeatureStore(
+        extractors, device, request.batch_size, None if request.no_cache else cache_folder(), reporter.progress,
+        reporter.say,
+    )
+    measurements, real = measure.evaluate(
+        requests, store, fake, reference, held_out, request.seed, request.resolutions, model
+    )
+    return Result(
+        fake=describe(fake) if fake else None, reference=describe(reference) if reference else None,
+        held_out=describe(held_out) if held_out else None, measurements=measurements, real=real, seed=request.seed,
+        training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
+        environment=results.environment(describe_device(device)), created=results.now(),
+    )
+
+
+def default_metrics(extractor: str) -> list[str]:
+    """What is measured when nothing is asked for."""
+    if extractor == "inception-v3":
+        return ["fid", "kid", "inception_score", "ms_ssim"]
+    return [f"fd_{extractor}", f"kd_{extractor}", "ms_ssim"] + ([] if extractor == "pixels" else ["discriminability"])
+
+
+def load_reference(text: str, options: sources.Options) -> tuple[Samples, Samples | None]:
+    """The reference, and the other split of the same set for the row of real data where there is one."""
+    if Path(text).suffix.lower() in sources.GENERATORS:
+        raise UserError(f"--reference '{text}': a generator makes no reference, which is a fixed set of images.")
+    name = text.partition(":")[0]
+    if name in registry.names("datasets") and options.labels_file is None:
+        data = datasets.load(text)
+        held_out = held_out_of(data)
+        return sources.resized(sources.from_dataset(data), options.resize), (
+            held_out and sources.resized(held_out, options.resize)
+        )
+    return sources.open_source(text, options=options), None

@@ -1,0 +1,63 @@
+"""The model under test as metrics see it: plain functions of arrays on the CPU, whatever device it lives on."""
+
+import torch
+from torch import Tensor
+
+from ganbench.base.precision import full_float32
+from ganbench.data.images import to_float
+from ganbench.features import FeatureExtractor, Features
+from ganbench.gan import GAN, capabilities
+from ganbench.metrics import Model
+
+BATCH = 500
+METHODS = {
+    "encoder": "encode", "encoder-hidden": "encoder_features", "discriminator": "discriminator_features"
+}  # the extractor's name, and whose it is
+
+
+def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.device) -> Model:
+    """The functions that a metric may ask of a trained model; None for those that its paper does not give it."""
+    gan = gan.to(device).eval()
+    can = capabilities(gan)
+
+    @torch.inference_mode()
+    def generate(z: Tensor, y: Tensor | None = None) -> Tensor:
+        labels = [None] * len(z.split(BATCH)) if y is None else y.split(BATCH)
+        pairs = zip(z.split(BATCH), labels, strict=True)
+        with full_float32():
+            images = [gan.generate(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
+        return torch.cat([x.float().cpu() for x in images])
+
+    def of_images(method: str):  # type: ignore[no-untyped-def]
+        @torch.inference_mode()
+        def call(images: Tensor) -> Tensor:
+            parts = [getattr(gan, method)(to_float(batch).to(device)).float().cpu() for batch in images.split(BATCH)]
+            return torch.cat(parts)
+
+        return call if method in can else None
+
+    return Model(
+        name, gan.num_classes, dict(args), sample_latent=gan.sample_latent,
+        generate=generate if "generate" in can else None, encode=of_images("encode"),
+        reconstruct=of_images("reconstruct"), classify=of_images("classify"),
+    )
+
+
+class ModelFeatures(FeatureExtractor):
+    """Features that the model under test has learnt: its encoder's, or its discriminator's."""
+
+    source = "the checkpoint under test"
+
+    def __init__(self, name: str, gan: GAN, sha256: str):
+        super().__init__()
+        self.name = name  # type: ignore[misc]  # 'encoder' or 'discriminator', not one for the class
+        self.gan, self.sha256 = gan, sha256
+
+    def forward(self, images: Tensor) -> Features:
+        return Features(getattr(self.gan, METHODS[self.name])(to_float(images)).flatten(1))
+
+
+def own_extractors(gan: GAN, sha256: str, names: set[str]) -> dict[str, FeatureExtractor]:
+    """Of 'encoder' and 'discriminator' those that are asked for and that the model has."""
+    can = capabilities(gan)
+    return {n: ModelFeatures(n, gan, sha256).eval() for n in sorted(names & set(METHODS)) if METHODS[n] in can}

@@ -1,0 +1,147 @@
+"""Pictures of what a result holds; every number in them comes from its file. Needs the extra `ganbench[figures]`."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ganbench.base.errors import UserError
+from ganbench.base.files import atomic_path
+from ganbench.reporting.results import Measurement, Result
+
+ACGAN = ("discriminability", "gaining_classes", "diverse_classes", "accuracy_diversity_correlation")
+
+
+Pairs = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The four panels of AC-GAN's analysis. By class: value on the x axis and on the y axis, in one order.
+
+    resolutions: 'native' or a side in pixels, ascending; accuracy and real: value and standard error at each, real
+    empty where real images were not measured. reduced: the side that `gain` compares with; gain: accuracy at that side
+    and at native size. alike: MS-SSIM of real and of generated images; the largest real one is `threshold`.
+    against: accuracy and MS-SSIM. share_gaining, share_diverse, r: (value, standard error).
+    reasons: by stem, why a panel has no value; it is empty then.
+    """
+
+    resolutions: list[str]
+    accuracy: Pairs
+    real: Pairs
+    reduced: str = ""
+    gain: Pairs = field(default_factory=list)
+    share_gaining: tuple[float, float] = (0.0, 0.0)
+    alike: Pairs = field(default_factory=list)
+    threshold: float = 0.0
+    share_diverse: tuple[float, float] = (0.0, 0.0)
+    against: Pairs = field(default_factory=list)
+    r: tuple[float, float] = (0.0, 0.0)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def acgan_panels(result: Result) -> Panels:
+    """What the four panels show, from a result with all of `ACGAN`.
+
+    Raises UserError for a stem that was not asked for, and where there is not even a discriminability.
+    """
+    found = {stem: _of(result.measurements, stem) for stem in ACGAN}
+    for stem, measurements in found.items():
+        if not measurements:
+            raise UserError(f"the result has no '{stem}': evaluate with --metrics {','.join(ACGAN)}.")
+    reasons = {stem: m[0].reason for stem, m in found.items() if m[0].value is None}
+    if ACGAN[0] in reasons:
+        raise UserError(f"the result has no value of '{ACGAN[0]}': {reasons[ACGAN[0]]}.")
+    accuracy = _by_resolution(found["discriminability"])
+    real = _by_resolution(_of(result.real, "discriminability"))
+    order = [*sorted((r for r in accuracy if r != "native"), key=int), "native"]
+    panels = Panels(order, [accuracy[r] for r in order], [real[r] for r in order] if set(order) <= set(real) else [],
+                    reasons=reasons)
+    gain, alike, against = (found[stem][0] for stem in ACGAN[1:])
+    if gain.value is not None:
+        reduced = next(key for key in gain.details["per_class"] if key != "native")
+        panels = replace(panels, reduced=reduced.removeprefix("@"), gain=_pairs(gain, reduced, "native"),
+                         share_gaining=_value(gain))
+    if alike.value is not None:
+        panels = replace(panels, alike=_pairs(alike, "real", "fake"), threshold=alike.details["threshold"],
+                         share_diverse=_value(alike))
+    if against.value is not None:
+        panels = replace(panels, against=_pairs(against, "accuracy", "ms_ssim"), r=_value(against))
+    return panels
+
+
+def acgan_figures(result: Result, out: Path) -> None:
+    """Draw the figures of Odena et al. (2017, Figures 3, 5 and 6 and accuracy by resolution) as four panels: one PNG.
+
+    A panel whose metric has no value says why. Raises UserError as `acgan_panels` does, where matplotlib is missing,
+    and where `out` cannot be written.
+    """
+    panels = acgan_panels(result)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(
+            "figures are drawn by matplotlib: install it with `pip install 'ganbench[figures]'`."
+        ) from error
+
+    figure = Figure(figsize=(10, 8), dpi=150, layout="constrained")
+    by_resolution, *others = figure.subplots(2, 2).flat
+    gain, alike, against = others
+
+    for values, label, style in ((panels.accuracy, "generated", "o-"), (panels.real, "real", "s--")):
+        if values:
+            heights, errors = zip(*values, strict=True)
+            by_resolution.errorbar(panels.resolutions, heights, errors, fmt=style, capsize=3, label=label)
+    by_resolution.set(xlabel="resolution (pixels a side)", ylabel="accuracy", ylim=(0, None), title="Discriminability")
+    by_resolution.legend()
+
+    if panels.gain:
+        gain.scatter(*zip(*panels.gain, strict=True), s=12, alpha=0.5)
+        gain.axline((0, 0), slope=1, color="grey", linewidth=1)
+    gain.set(xlabel=f"accuracy of a class at {panels.reduced} pixels", ylabel="at native size",
+             title=f"{_percent(panels.share_gaining)} of classes gain")
+
+    if panels.alike:
+        alike.scatter(*zip(*panels.alike, strict=True), s=12, alpha=0.5)
+        alike.axhline(panels.threshold, color="grey", linewidth=1)
+    alike.set(xlabel="MS-SSIM of a class, real", ylabel="generated",
+              title=f"{_percent(panels.share_diverse)} of classes below {panels.threshold:.3f}")
+
+    if panels.against:
+        against.scatter(*zip(*panels.against, strict=True), s=12, alpha=0.5)
+    against.set(xlabel="accuracy of a class", ylabel="MS-SSIM, generated",
+                title=f"r = {panels.r[0]:.2f} ± {panels.r[1]:.2f}")
+
+    for axes, stem in zip(others, ACGAN[1:], strict=True):
+        if stem in panels.reasons:
+            axes.set(title=stem, xticks=[], yticks=[])
+            axes.text(0.5, 0.5, f"not measured:\n{panels.reasons[stem]}", ha="center", va="center", wrap=True,
+                      transform=axes.transAxes)
+
+    with atomic_path(out) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
+
+
+def _of(measurements: list[Measurement], stem: str) -> list[Measurement]:
+    """All measurements of a protocol over the first extractor it was measured with, in their order."""
+    own = [m for m in measurements if m.protocol.startswith(f"{stem}/")]
+    return [m for m in own if m.extractor == own[0].extractor]
+
+
+def _by_resolution(measurements: list[Measurement]) -> dict[str, tuple[float, float]]:
+    """Value and error by 'native' (the first) and by side."""
+    name = measurements[0].metric if measurements else ""
+    return {m.metric[len(name) :].removeprefix("@") or "native": _value(m) for m in measurements if m.value is not None}
+
+
+def _value(m: Measurement) -> tuple[float, float]:
+    assert m.value is not None
+    return m.value, m.error or 0.0
+
+
+def _pairs(m: Measurement, x: str, y: str) -> list[tuple[float, float]]:
+    """Two values for each class that has both."""
+    a, b = m.details["per_class"][x], m.details["per_class"][y]
+    return [(a[c], b[c]) for c in a if c in b]
+
+
+def _percent(share: tuple[float, float]) -> str:
+    return f"{100 * share[0]:.1f} ± {100 * share[1]:.1f} %"

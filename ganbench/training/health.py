@@ -1,0 +1,120 @@
+"""Trouble in a run, seen while it happens: losses explode, the generator collapses, the discriminator has won.
+
+The rules look at the log and at a few samples on a fixed latent, never at the training's random numbers: a run that is
+watched is the run that is not. Their state is saved, so that a resumed run says the same at the same steps. They are
+coarse on purpose: a healthy run must not be ended by them.
+"""
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganbench.data.datasets import Dataset
+from ganbench.data.images import to_uint8
+from ganbench.gan import GAN
+from ganbench.metrics.ms_ssim import ms_ssim
+
+EVERY = 500  # steps between two looks at the samples
+GRACE = 1000  # updates of G before its samples or a lost game mean anything
+SAMPLES = 64
+EXPLODED = 1000.0  # times the median of what was logged before (or 1, if that is smaller)
+REMEMBERED = 100  # logged losses
+WON_D, WON_G, WON_LINES = 0.01, 4.0, 10  # D's loss below, G's loss above, in so many logged steps one after the other
+ALIKE = 0.95  # mean MS-SSIM of pairs
+SPREAD = 0.05  # of the deviation that real images have over a class
+
+
+class Health:
+    """What the rules remember. `update_of_g` is to be called after each step of G's optimiser.
+
+    game: the losses of D and of G that tell whether D has won (`GAN.game`); None: nothing tells it.
+    """
+
+    def __init__(self, data: Dataset, game: tuple[str, str] | None):
+        rows = _pairs_of_a_class(data.labels, len(data))
+        real = data.images[rows]
+        self.real_spread, self.real_alike = _spread(real), _alike(real)
+        self.game = game
+        self.updates, self.won, self.collapsed = 0, 0, 0
+        self.losses: dict[str, list[float]] = {}
+
+    def update_of_g(self, *_: object) -> None:
+        """One more update of G."""
+        self.updates += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {"updates": self.updates, "won": self.won, "collapsed": self.collapsed, "losses": self.losses}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.updates, self.won, self.collapsed = state["updates"], state["won"], state["collapsed"]
+        self.losses = {name: list(values) for name, values in state["losses"].items()}
+
+    def look_at_losses(self, losses: Mapping[str, float]) -> str | None:
+        """What is wrong with the losses of a logged step, in words, or None."""
+        trouble = None
+        for name, value in losses.items():
+            before = self.losses.setdefault(name, [])
+            if len(before) >= 10 and abs(value) > EXPLODED * max(1.0, median(map(abs, before))):
+                trouble = f"{name} has exploded ({value:.3g}; its median was {median(before):.3g})"
+            before.append(value)
+            del before[:-REMEMBERED]
+        if self.game:
+            (d, g), (d_loss, g_loss) = self.game, (losses.get(name, math.nan) for name in self.game)
+            self.won = self.won + 1 if self.updates > GRACE and abs(d_loss) < WON_D and g_loss > WON_G else 0
+            if self.won >= WON_LINES:
+                trouble = f"the discriminator has won ({d} {d_loss:.3g}, {g} {g_loss:.3g}): G learns nothing any more"
+        return trouble
+
+    def look_at_samples(self, gan: GAN) -> str | None:
+        """What is wrong with samples of `gan`, in words, or None. Two looks must agree."""
+        if self.updates <= GRACE:
+            return None
+        images = few_samples(gan)
+        spread, alike = _spread(images), _alike(images)
+        reason = None
+        if spread < SPREAD * self.real_spread:
+            reason = f"deviation over samples {spread:.2g} of 255, of real images {self.real_spread:.2g}"
+        elif alike > ALIKE > self.real_alike:
+            reason = f"MS-SSIM of samples {alike:.3f}, of real images {self.real_alike:.3f}"
+        self.collapsed = self.collapsed + 1 if reason else 0
+        return f"the generator has collapsed ({reason})" if self.collapsed > 1 else None
+
+
+@torch.no_grad()
+def few_samples(gan: GAN) -> Tensor:
+    """uint8 samples on a fixed latent, of one class after the other where the model has classes."""
+    training = gan.training
+    gan.eval()
+    y = torch.arange(gan.num_classes).repeat_interleave(2).repeat(SAMPLES)[:SAMPLES] if gan.num_classes else None
+    x = gan.sample(SAMPLES, None if y is None else y.to(gan.device), torch.Generator().manual_seed(1))
+    gan.train(training)
+    return to_uint8(x.float().nan_to_num(0.0)).cpu()
+
+
+def _pairs_of_a_class(labels: Tensor | None, n: int) -> Tensor:
+    """Rows of SAMPLES images, neighbours of the same class, as `few_samples` orders its own."""
+    if labels is None:
+        return torch.arange(n)[:SAMPLES]
+    of_class = [(labels == c).nonzero().squeeze(1)[: SAMPLES // 2 * 2] for c in labels.unique()]
+    pairs = [rows[i : i + 2] for i in range(0, SAMPLES, 2) for rows in of_class if len(rows[i : i + 2]) == 2]
+    return torch.cat(pairs)[:SAMPLES] if pairs else torch.arange(n)[:SAMPLES]
+
+
+def _spread(images: Tensor) -> float:
+    """Root mean square difference of neighbours' pixels, over sqrt 2: their deviation, in 0..255."""
+    a, b = images[0::2].float(), images[1::2].float()
+    n = min(len(a), len(b))
+    return math.sqrt(float((a[:n] - b[:n]).square().mean()) / 2) if n else 0.0
+
+
+def _alike(images: Tensor) -> float:
+    """Mean MS-SSIM of neighbours."""
+    a, b = images[0::2], images[1::2]
+    n = min(len(a), len(b))
+    return float(ms_ssim(a[:n], b[:n]).mean()) if n else 1.0

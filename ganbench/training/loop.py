@@ -1,0 +1,439 @@
+"""The one training loop: data by index from memory, the model's own step, averages, checkpoints, resume, many devices.
+
+What a run leaves behind is in `run_folder.py`, the order of its data in `batches.py`, what it watches for in
+`health.py`. The order of the data depends on the seed and the step alone, and `state.pt` carries the rest, so
+a run that was killed goes on as if nothing had happened.
+"""
+
+import contextlib
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.base import distributed
+from ganbench.base.errors import UserError
+from ganbench.data.datasets import Dataset
+from ganbench.data.images import grid, save_png, to_float, to_uint8
+from ganbench.gan import GAN, Batch, capabilities, checkpoint
+from ganbench.recipes import Recipe
+from ganbench.training import health
+from ganbench.training.batches import batches
+from ganbench.training.health import Health
+from ganbench.training.run_folder import RunFolder
+from ganbench.training.tensorboard import Board
+
+SAVE_EVERY_SECONDS = 30.0
+LOG_LINES = 200  # over a run
+GRIDS = 10  # pictures over a run, where the recipe does not say how often
+GRID_COLUMNS = 10
+
+
+class TrainingFailed(Exception):
+    """The run cannot go on. The last healthy checkpoint is untouched."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop (Ctrl-C, SIGTERM), and it has saved where it was."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"interrupted at step {step:,}, which is saved")
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A metric that is measured while the run goes on. score: of a model in evaluation mode on its device."""
+
+    name: str
+    score: Callable[[GAN], float]
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run. seconds: of training, over all its pieces. warnings: trouble that the recipe went on from.
+
+    best: step and value of the best watched metric, or None.
+    """
+
+    checkpoint: Path
+    steps: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    best: tuple[int, float] | None = None
+
+
+def train(
+    recipe: Recipe, data: Dataset, folder: Path, seed: int, device: torch.device, commit: str = "",
+    advance: Callable[[int, str], None] | None = None, fresh: bool = False,
+    say: Callable[[str], None] | None = None, watch: Watch | None = None, board: bool = False,
+) -> Trained:
+    """Train a recipe to its end in `folder`, going on from `state.pt` if there is one; `fresh` empties it first.
+
+    `advance(step, text)` is called after each step, `say` with each trouble. Under torchrun every process takes its
+    part of each batch, and the first one writes. board: a TensorBoard log beside the other.
+
+    Raises UserError where recipe and data do not fit, or another process works in the folder, TrainingFailed where
+    losses or weights are not finite or other trouble ends the run, and Interrupted, after saving, where SIGINT or
+    SIGTERM asked for an end.
+    """
+    torch.manual_seed(seed)
+    gan = new_model(recipe, data)  # what does not fit is said before anything is written or thrown away
+    place = RunFolder(folder)
+    with place.lock() if distributed.rank() == 0 else contextlib.nullcontext():
+        if fresh and distributed.rank() == 0:
+            place.empty()
+        with _asked_to_stop() as asked:
+            run = _Run(gan, recipe, data, place, seed, device, commit)
+            with (
+                Board(place.path / "tensorboard", run.step) if board and distributed.rank() == 0 else Board() as mirror
+            ):
+                return run.to_the_end(advance or (lambda step, text: None), say or (lambda text: None),
+                                      watch, mirror, asked)
+
+
+class _Run:
+    """Everything that changes while a run goes on, and how it is saved."""
+
+    def __init__(
+        self, gan: GAN, recipe: Recipe, data: Dataset, place: RunFolder, seed: int, device: torch.device, commit: str
+    ):
+        self.recipe, self.data, self.place, self.seed, self.device, self.commit = (
+            recipe, data, place, seed, device, commit
+        )
+        self.identity = {
+            "model": asdict(recipe.model), "train": recipe.train.identity(), "seed": seed, "data": data.fingerprint
+        }
+        self.first = distributed.rank() == 0
+        saved = distributed.from_first(place.read_state(self.identity) if self.first and place.state.exists() else None)
+        self.gan = gan.to(device).train()
+        if saved is None:
+            self.gan.begin(to_float(chunk).to(device) for chunk in data.images.split(1000))
+        self.channels_last = any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in gan.modules())
+        if self.channels_last:
+            self.gan.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
+        self.optimizers = self.gan.optimizers()
+        self.health = Health(data, gan.game)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time
+                    group.update(fused=True, foreach=False)
+            distributed.average_gradients(optimizer)
+            if name == "G":
+                optimizer.register_step_post_hook(self.health.update_of_g)
+        self.step, self.seconds = 0, 0.0
+        self.warnings: dict[str, str] = {}  # the first of each kind
+        self.best: tuple[int, float] | None = None
+        if saved is not None:
+            self.restore(saved)
+        self.began = time.monotonic()
+        if distributed.world_size() > 1:
+            if recipe.train.batch_norm == "global":
+                distributed.share_moments(self.gan)
+            self.gan.sample_latent = distributed.own_part(self.gan.sample_latent)  # type: ignore[method-assign]
+        else:
+            self.gan.sample_latent = drawn_on(device, self.gan.sample_latent)  # type: ignore[method-assign]
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a state."""
+        try:
+            self.gan.load_state_dict(saved["model"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.health.restore(saved["health"])
+            self.warnings, self.best = saved["warnings"], saved["best"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.place.state} is of another version of the model: give --fresh to begin again."
+            ) from error
+        torch.set_rng_state(saved["rng"].cpu())
+        if self.device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
+            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.device)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        if self.step > self.recipe.train.steps:
+            raise UserError(
+                f"{self.place.state} has gone {self.step:,} steps, more than {self.recipe.train.steps:,}: give --fresh "
+                "to begin again."
+            )
+
+    def to_the_end(
+        self, advance: Callable[[int, str], None], say: Callable[[str], None], watch: Watch | None, board: Board,
+        asked: list[int],
+    ) -> Trained:
+        """The loop."""
+        train, looked, steps = self.recipe.train, self.recipe.watch, self.recipe.train.steps
+        rank, world = distributed.rank(), distributed.world_size()
+        if self.first:
+            self.place.cut_log(self.step)
+        log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
+        start, saved_at, text = self.step, time.monotonic(), ""
+        for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
+            losses = self.one_step(batch)
+            step = self.step
+            if step % log_every == 0 or step == steps:
+                values = distributed.mean({name: loss.item() for name, loss in losses.items()})
+                self.require_finite(values, "the losses")
+                self.note(values, board)
+                self.heed(self.health.look_at_losses(values), say)
+                text = "  ".join(f"{name} {v:.3f}" for name, v in values.items())
+            if step % health.EVERY == 0:
+                reason = self.health.look_at_samples(self.evaluated) if self.first else None
+                self.heed(distributed.first(reason), say)
+            if watch and self.first and (step % looked.every == 0 or step == steps):
+                self.measure(watch, board)
+            if self.first and (step % grid_every == 0 or step == steps):
+                self.picture(board)
+            if self.first and time.monotonic() - saved_at > SAVE_EVERY_SECONDS and step < steps:
+                self.save()
+                saved_at = time.monotonic()
+            advance(step, text)
+            signum = distributed.anybody(asked[0] if asked else 0)
+            if signum and step < steps:
+                if self.first:
+                    self.save()
+                raise Interrupted(signum, step)
+        if start < steps or distributed.decide(not self.place.checkpoint.exists()):
+            self.finish()
+        return Trained(self.place.checkpoint, steps, self.seconds, tuple(self.warnings.values()), self.best)
+
+    def one_step(self, batch: Batch) -> dict[str, Tensor]:
+        """The paper's step, on this process's part of the batch, and the average of the weights."""
+        train = self.recipe.train
+        if self.channels_last:
+            batch = _channels_last(batch)
+        if (
+            distributed.world_size() > 1
+        ):  # what is drawn beside the latents differs between processes, and not on resume
+            torch.manual_seed(hash((self.seed, batch.step, distributed.rank())))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            losses = self.gan.training_step(batch, self.optimizers)
+        if self.average is not None:
+            _update_average(self.average, self.gan, train.ema_decay)
+        self.step = batch.step + 1
+        return losses
+
+    @property
+    def evaluated(self) -> GAN:
+        """The weights that a checkpoint holds: their average where the recipe takes it."""
+        return self.gan if self.average is None else self.average
+
+    def note(self, line: Mapping[str, Any], board: Board) -> None:
+        """A line of the log, in both logs."""
+        if self.first:
+            self.place.write({"step": self.step, **line})
+            board.scalars(self.step, {k: v for k, v in line.items() if isinstance(v, float)})
+
+    def heed(self, trouble: str | None, say: Callable[[str], None]) -> None:
+        """Say what is wrong, and end the run unless its recipe goes on."""
+        if trouble is None:
+            return
+        if self.recipe.watch.on_trouble == "stop":
+            self.fail(f'{trouble}. To go on all the same: on_trouble = "go on" in the recipe\'s [watch]')
+        kind = trouble.partition(" (")[0]
+        if kind not in self.warnings:
+            self.warnings[kind] = f"step {self.step:,}: {trouble}"
+            say(self.warnings[kind])
+            if self.first:
+                self.place.write({"step": self.step, "warning": trouble})
+
+    def fail(self, reason: str) -> None:
+        """End the run. What lies in its folder is of an earlier, healthy step."""
+        kept = f"The last good checkpoint is {self.place.checkpoint}."
+        raise TrainingFailed(
+            f"recipe '{self.recipe.name}', seed {self.seed}, step {self.step}: {reason}. "
+            f"{kept if self.place.checkpoint.exists() else 'No checkpoint was written.'}"
+        )
+
+    def require_finite(self, values: Mapping[str, float], what: str) -> None:
+        """TrainingFailed where a value is not finite."""
+        if not all(map(math.isfinite, values.values())):
+            found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+            self.fail(f"{what} are not finite ({found})")
+
+    def measure(self, watch: Watch, board: Board) -> None:
+        """Note the watched metric; a checkpoint of its best value is kept."""
+        model = copy.deepcopy(self.evaluated).eval()
+        value = watch.score(model)
+        self.note({watch.name: value}, board)
+        if self.best is None or (value > self.best[1] if watch.higher_is_better else value < self.best[1]):
+            self.best = (self.step, value)
+            checkpoint.save(self.place.best, model.state_dict(), self.metadata())
+
+    def picture(self, board: Board) -> None:
+        """Samples on a fixed latent, and what lies between pairs of latents."""
+        pictures = {"step": sample_grid(self.evaluated)}
+        if "generate" in capabilities(self.gan):
+            pictures["between"] = interpolation(self.evaluated)
+        for name, image in pictures.items():
+            save_png(image, self.place.samples(f"{name}-{self.step:06d}"))
+            board.picture(self.step, name, image)
+
+    def metadata(self) -> checkpoint.Checkpoint:
+        """What a checkpoint of now says about itself."""
+        model = self.recipe.model
+        return checkpoint.Checkpoint(
+            model.name, model.args, self.step, self.recipe.name, self.recipe.train.data, self.seed, self.commit
+        )
+
+    def random_state(self) -> Tensor:
+        """Of the generator on the CPU that the next step draws from; of several processes, the one they share."""
+        shared: torch.Generator | None = getattr(self.gan.sample_latent, "shared", None)
+        return torch.get_rng_state() if shared is None else shared.get_state()
+
+    def save(self, evaluated: GAN | None = None, rng: Tensor | None = None) -> None:
+        """Checkpoint and state, each replaced whole. Unhealthy weights are never written over healthy ones."""
+        tensors = {k: v.sum().item() for k, v in self.gan.state_dict().items() if v.is_floating_point()}
+        self.require_finite(tensors, "the weights")
+        state = {
+            "identity": self.identity, "step": self.step, "seconds": self.seconds + time.monotonic() - self.began,
+            "model": self.gan.state_dict(), "rng": self.random_state() if rng is None else rng,
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "average": self.average.state_dict() if self.average is not None else {},
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.empty(0),
+            "health": self.health.state(), "warnings": self.warnings, "best": self.best,
+        }
+        checkpoint.save(self.place.checkpoint, (evaluated or self.evaluated).state_dict(), self.metadata())
+        self.place.save_state(state)
+
+    def finish(self) -> None:
+        """The last save. Its checkpoint holds what the paper does after training; the state is as training left it."""
+        evaluated = copy.deepcopy(self.evaluated)
+        rng = self.random_state()
+        share = (distributed.rank(), distributed.world_size())
+        evaluated.finish(batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share))
+        if self.first:
+            self.save(evaluated, rng)
+        distributed.decide(True)  # the others wait here until the files are whole
+        self.seconds += time.monotonic() - self.began
+
+
+def new_model(recipe: Recipe, data: Dataset) -> GAN:
+    """The recipe's model, newly initialised. Raises UserError where its arguments or the data do not fit."""
+    whose, train = f"recipe '{recipe.name}'", recipe.train
+    few = train.labels > 0
+    needed = train.unlabelled_batch_size if few else train.batch_size
+    if len(data) < needed:
+        raise UserError(
+            f"{whose}: '{data.name}' has {len(data)} images, fewer than one batch of {needed}: give more images."
+        )
+    if train.batch_size % distributed.world_size() or train.unlabelled_batch_size % distributed.world_size():
+        raise UserError(f"{whose}: its batches cannot be shared equally by {distributed.world_size()} processes.")
+    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, whose)
+    if gan.image_shape != tuple(data.images.shape[1:]):
+        raise UserError(
+            f"{whose}: the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
+            f"{tuple(data.images.shape[1:])}. Give data of that size, or another recipe."
+        )
+    classes = gan.num_classes or gan.classes
+    if classes:
+        if data.labels is None:
+            raise UserError(
+                f"{whose}: the model needs labels and '{data.name}' has none: put its images into class folders."
+            )
+        if int(data.labels.max()) >= classes:
+            raise UserError(f"{whose}: '{data.name}' has more classes than the model's {classes}.")
+        if few and (train.labels % classes or int(data.labels.bincount().min()) < train.labels // classes):
+            raise UserError(
+                f"{whose}: {train.labels} labels cannot be as many of each of the {classes} classes of '{data.name}'."
+            )
+    return gan
+
+
+@torch.no_grad()
+def sample_grid(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
+    """uint8 picture of samples: a row a class where the model has classes (at most ten), the same latent every time."""
+    classes = min(gan.num_classes, rows) or rows
+    y = torch.arange(classes).repeat_interleave(GRID_COLUMNS) if gan.num_classes else None
+    n = classes * GRID_COLUMNS
+    with _evaluating(gan):
+        x = gan.sample(n, None if y is None else y.to(gan.device), torch.Generator().manual_seed(seed))
+    return grid(to_uint8(x.float().nan_to_num(0.0)).cpu(), GRID_COLUMNS)
+
+
+@torch.no_grad()
+def interpolation(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
+    """uint8 picture: from one latent to another in ten equal steps, a row a pair, its class fixed.
+
+    A generator that has learnt its training images by heart jumps from one to the next (Odena et al., 2017, Sec. 4.4).
+    """
+    classes = min(gan.num_classes, rows) or rows
+    generator = torch.Generator().manual_seed(seed)
+    a, b = gan.sample_latent(classes, generator), gan.sample_latent(classes, generator)
+    weights = torch.linspace(0, 1, GRID_COLUMNS).view(1, -1, *[1] * (a.ndim - 1))
+    z = (a[:, None] + weights * (b - a)[:, None]).flatten(0, 1)
+    y = torch.arange(classes).repeat_interleave(GRID_COLUMNS) if gan.num_classes else None
+    with _evaluating(gan):
+        x = gan.generate(z.to(gan.device), None if y is None else y.to(gan.device))
+    return grid(to_uint8(x.float().nan_to_num(0.0)).cpu(), GRID_COLUMNS)
+
+
+def drawn_on(device: torch.device, draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A `sample_latent` for training, which draws on the device: no step has to wait for a copy.
+
+    Where a generator is given, nothing changes.
+    """
+
+    def sample_latent(n: int, generator: torch.Generator | None = None) -> Tensor:
+        if generator is not None:
+            return draw(n, generator)
+        with device:
+            return draw(n)
+
+    return sample_latent
+
+
+def _channels_last(batch: Batch) -> Batch:
+    """Pixels by pixel, not channel by channel: what convolutions on most devices are fastest with."""
+    x, u = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (batch.x, batch.u))
+    assert x is not None
+    return batch._replace(x=x, u=u)
+
+
+@contextlib.contextmanager
+def _evaluating(gan: GAN) -> Iterator[None]:
+    training = gan.training
+    gan.eval()
+    yield
+    gan.train(training)
+
+
+@torch.no_grad()
+def _update_average(average: GAN, gan: GAN, decay: float) -> None:
+    """a <- decay a + (1 - decay) w for parameters; buffers (moments of batch norm, counters) are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(gan.parameters()), 1 - decay)
+    for a, b in zip(average.buffers(), gan.buffers(), strict=True):
+        a.copy_(b)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Signals that asked for an end: taken between two steps, so that nothing is half done. The second ends at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there alone
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

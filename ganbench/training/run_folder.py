@@ -1,0 +1,134 @@
+"""The folder of a run: what lies in it, who may write to it, and how it is read after a kill.
+
+`checkpoint.safetensors` is what is evaluated, `best.safetensors` the best so far of recipes that watch a metric,
+`state.pt` all that resuming needs, `log.jsonl` the losses (the same bytes however often the run was interrupted), and
+`samples/` pictures on a fixed latent. Files are replaced whole; older ones do not pile up.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganbench.base.errors import UserError
+from ganbench.base.files import atomic_path, write_text
+
+CHECKPOINT, BEST, STATE, LOG, LOCK = (
+    "checkpoint.safetensors", "best.safetensors", "state.pt", "log.jsonl", ".lock"
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weights and metadata as they are evaluated."""
+        return self.path / CHECKPOINT
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best watched metric."""
+        return self.path / BEST
+
+    @property
+    def state(self) -> Path:
+        """All that resuming needs. Written last: a state that says "done" has its checkpoint beside it."""
+        return self.path / STATE
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a line."""
+        return self.path / LOG
+
+    def samples(self, name: str) -> Path:
+        """A picture."""
+        return self.path / "samples" / f"{name}.png"
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line to the log. Raises UserError where the disk is full."""
+        try:
+            with open(self.log, "a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.log}: {error.strerror}. Free some space; the same command then goes on."
+            ) from error
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines after `step`, which the resumed run writes again."""
+        if self.log.exists():
+            lines = self.log.read_text(encoding="utf-8").splitlines()
+            kept = []
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line cut short by a kill
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+            write_text(self.log, "".join(kept))
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the state. Raises UserError where the disk is full."""
+        with atomic_path(self.state) as part:
+            try:
+                torch.save(state, part)
+            except RuntimeError as error:  # its way to say so
+                raise OSError("the file could not be written whole") from error
+
+    def read_state(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """The state, on the CPU. Raises UserError for a broken file and for the state of another run."""
+        try:
+            saved: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = type(error).__name__
+            raise UserError(f"{self.state} cannot be read ({reason}): give --fresh to begin again.") from error
+        if not isinstance(saved, dict) or "identity" not in saved:
+            raise UserError(f"{self.state} is not the state of a run: give --fresh to begin again.")
+        for key, value in identity.items():
+            if saved["identity"].get(key) != value:
+                raise UserError(
+                    f"{self.state} belongs to another run (its {key} differs): give --fresh to begin again, or "
+                    "another --out."
+                )
+        return saved
+
+    def empty(self) -> None:
+        """Remove all of an earlier run but its lock, which this process holds."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the system frees it when the process ends, however it ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}. Choose another --out.") from error
+        try:
+            try:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no flock on this system: two runs on one folder are not noticed
+                pass
+            except OSError:
+                raise UserError(
+                    f"another process is training in {self.path}: wait for it, or give another --out."
+                ) from None
+            for part in self.path.rglob(".*.part"):  # what a killed process was writing
+                part.unlink()
+            yield
+        finally:
+            os.close(handle)

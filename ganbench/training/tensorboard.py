@@ -1,0 +1,45 @@
+"""A TensorBoard log beside the run's own, for those who have TensorBoard; without a folder it does nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from ganbench.base.errors import UserError
+
+
+class Board:
+    """Scalars and pictures of a run. Opened again at `step`, it forgets what was written after that."""
+
+    def __init__(self, folder: Path | None = None, step: int = 0):
+        self.writer: Any = None
+        if folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError(
+                    "--tensorboard needs the package 'tensorboard': pip install 'ganbench[tensorboard]'."
+                ) from error
+            self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of each curve."""
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        """A uint8 C x H x W picture."""
+        if self.writer is not None:
+            self.writer.add_image(name, image, step)
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer is not None:
+            self.writer.close()

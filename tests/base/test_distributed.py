@@ -1,0 +1,155 @@
+"""Several processes under torchrun give the values of one; without torchrun there is nothing to see of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import process, write_recipe
+
+from ganbench.base import distributed
+
+EVALUATE = ["-m", "ganbench", "evaluate", "--images", "images.npz", "--reference", "digits:train", "--quiet", "--json",
+            "--metrics", "fd_pixels,kd_pixels,precision_pixels,ms_ssim_all", "--batch-size", "16"]
+
+
+@pytest.fixture
+def images(place):
+    rng = np.random.default_rng(0)
+    np.savez(place / "images.npz", arr_0=rng.integers(0, 256, (101, 8, 8, 1), dtype=np.uint8))
+
+
+def test_two_processes_give_the_values_of_one(place, images):
+    one = process(*EVALUATE, "--no-cache", cwd=place)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = process(*launch, *EVALUATE, "--no-cache", cwd=place, OMP_NUM_THREADS="1")
+    assert (one.code, two.code) == (0, 0), two.err
+    alone, together = json.loads(one.out), json.loads(two.out)
+    for kind in ("measurements", "real"):
+        assert len(alone[kind]) == len(together[kind]) > 0
+        for a, b in zip(alone[kind], together[kind], strict=True):
+            assert a["value"] is not None
+            assert b["metric"] == a["metric"]
+            assert b["value"] == pytest.approx(a["value"], rel=1e-6)
+            assert b["n_fake"] == a["n_fake"]
+
+
+def test_a_mistake_is_said_once(place):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = process(*launch, *EVALUATE, cwd=place, OMP_NUM_THREADS="1")
+    assert done.code != 0
+    assert done.err.count("ganbench: error: cannot read images from 'images.npz'") <= 1
+
+
+def test_one_process_alone_keeps_its_rows_and_decides_for_itself():
+    rows = torch.arange(6).view(3, 2)
+    assert distributed.gather(rows) is rows
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.decide(True)
+    assert not distributed.decide(False)
+
+
+TRAIN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from ganbench import distributed, recipes
+from ganbench.datasets import load
+from ganbench.training import train
+
+out, batch_norm = sys.argv[1:]
+torch.set_num_threads(1)
+recipe = recipes.read(Path("tiny.toml"))
+recipe = replace(recipe, train=replace(recipe.train, batch_norm=batch_norm))
+distributed.start()
+train(recipe, load("digits:train"), Path(out), 0, torch.device("cpu"))
+distributed.stop()
+"""
+
+
+@pytest.fixture
+def trained(place):
+    """The log and the weights of 20 steps, by one process or by two."""
+    (place / "run.py").write_text(TRAIN)
+    write_recipe(place, {"steps = 6": "steps = 20", "batch_size = 16": "batch_size = 32"})
+
+    def run(out, processes, batch_norm="global"):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
+        done = process(*launch, "run.py", out, batch_norm, cwd=place, OMP_NUM_THREADS="1")
+        assert done.code == 0, done.err
+        log = [json.loads(line) for line in (place / out / "log.jsonl").read_text().splitlines()]
+        return log, load_file(place / out / "checkpoint.safetensors")
+
+    return run
+
+
+def test_two_processes_train_as_one_with_the_same_global_batch(trained):
+    (one, weights), (two, shared), (_, local) = trained("a", 1), trained("b", 2), trained("c", 2, "local")
+    assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(1, 21))
+    for name in ("d_loss", "g_loss"):
+        np.testing.assert_allclose(*[[line[name] for line in log] for log in (one, two)], rtol=0, atol=2e-5)
+    for name, w in weights.items():
+        torch.testing.assert_close(shared[name], w, rtol=1e-3, atol=1e-4)
+    moments = [name for name in weights if name.endswith("running_mean")]
+    assert moments
+    for name in moments:  # of half a batch they are others
+        assert (local[name] - weights[name]).abs().max() > 30 * (shared[name] - weights[name]).abs().max()
+
+
+def test_moments_and_gradients_are_those_of_the_whole_batch(place):
+    (place / "moments.py").write_text("""
+import torch
+from torch import nn
+from ganbench import distributed
+distributed.start()
+torch.manual_seed(0)
+x, y = torch.randn(12, 5, 4, 4, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+def new():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(5, 3, 3), nn.BatchNorm2d(3, momentum=0.3), nn.Flatten(), nn.Linear(12, 1)).double()
+def step(net, x, y, optimizer):
+    loss = (net(x).squeeze(1) - y).square().mean()
+    loss.backward()
+    optimizer.step()
+whole, part = new(), new()
+a, b = torch.optim.SGD(whole.parameters(), 0.1), torch.optim.SGD(part.parameters(), 0.1)
+distributed.average_gradients(b)
+distributed.share_moments(part)
+r = distributed.rank()
+step(part, x[6 * r :][:6], y[6 * r :][:6], b)
+step(whole, x, y, a)
+for (name, p), q in zip(whole.state_dict().items(), part.state_dict().values()):
+    torch.testing.assert_close(q, p, rtol=1e-6, atol=1e-7, msg=name)
+torch.testing.assert_close(part.eval()(x), whole.eval()(x), rtol=1e-6, atol=1e-7)
+distributed.stop()
+""")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = process(*launch, "moments.py", cwd=place, OMP_NUM_THREADS="1")
+    assert done.code == 0, done.err
+
+
+def test_latents_are_the_rows_that_one_process_would_have_drawn():
+    torch.manual_seed(3)
+    draw = distributed.own_part(lambda n, generator=None: torch.rand(n, 2, generator=generator))
+    torch.manual_seed(3)
+    assert torch.equal(draw(5), torch.rand(5, 2))
+    assert torch.equal(draw(3), torch.rand(3, 2))
+    assert torch.equal(
+        draw(2, torch.Generator().manual_seed(0)), torch.rand(2, 2, generator=torch.Generator().manual_seed(0))
+    )
+
+
+def test_reproduce_under_torchrun_writes_one_result_and_says_it_once(place):
+    path = write_recipe(place)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    args = ["-m", "ganbench", "reproduce", path, "--device", "cpu", "--quiet"]
+    one = process(*args, "--out", "one", cwd=place)
+    two = process(*launch, *args, "--out", "two", cwd=place, OMP_NUM_THREADS="1")
+    assert (one.code, two.code) == (0, 0), two.err
+    assert two.out.count("fd_pixels") == 1
+    results = [json.loads((place / out / "runs/tiny/seed0/result.json").read_text()) for out in ("one", "two")]
+    assert [r["training"]["processes"] for r in results] == [1, 2]
+    values = [[m["value"] for m in r["measurements"]] for r in results]
+    assert values[1] == pytest.approx(values[0], rel=1e-2)  # six steps of rounding apart

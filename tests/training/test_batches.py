@@ -1,0 +1,91 @@
+"""The order of the data: a function of seed and step, every image once an epoch, few labels as many of each class."""
+
+import pytest
+import torch
+
+from ganbench.data.datasets import load
+from ganbench.recipes import TrainSpec
+from ganbench.training.batches import batches, endless, epoch_order, labelled_rows
+
+CPU = torch.device("cpu")
+FEW = TrainSpec("digits", batch_size=16, steps=8, labels=40, unlabelled_batch_size=400)
+
+
+@pytest.fixture
+def data():
+    return load("digits:train")
+
+
+def test_an_epoch_takes_every_image_once_in_an_order_of_its_own():
+    assert torch.equal(epoch_order(50, 3, 7), epoch_order(50, 3, 7))
+    assert sorted(epoch_order(50, 3, 7).tolist()) == list(range(50))
+    assert not torch.equal(epoch_order(50, 3, 7), epoch_order(50, 3, 8))
+
+
+def test_each_seed_has_an_order_of_its_own():
+    assert not torch.equal(epoch_order(50, 0, 7), epoch_order(50, 1, 7))
+
+
+def test_batches_from_the_middle_are_those_of_a_whole_run(data):
+    whole = list(batches(data, TrainSpec("digits", 400, 8), 0, 0, 8, CPU))  # three batches an epoch
+    later = list(batches(data, TrainSpec("digits", 400, 8), 0, 5, 8, CPU))
+    assert [b.step for b in whole] == list(range(8))
+    assert [b.step for b in later] == [5, 6, 7]
+    for a, b in zip(whole[5:], later, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+    assert not torch.equal(whole[0].x, whole[3].x)  # a new epoch is a new order
+    assert whole[0].x.dtype == torch.float32
+    assert -1 <= float(whole[0].x.min()) < float(whole[0].x.max()) <= 1
+
+
+def test_labels_stay_with_their_images(data):
+    batch = next(batches(data, TrainSpec("digits", 64, 1), 0, 0, 1, CPU))
+    rows = epoch_order(len(data), 0, 0)[:64]
+    assert torch.equal(batch.y, data.labels[rows])
+    assert torch.equal(((batch.x + 1) * 127.5).round().to(torch.uint8), data.images[rows])
+
+
+def test_few_labels_are_as_many_of_each_class_and_each_seed_draws_its_own(data):
+    rows = labelled_rows(data.labels, 40, 0)
+    assert len(rows.unique()) == 40
+    assert data.labels[rows].bincount().tolist() == [4] * 10
+    assert torch.equal(rows, labelled_rows(data.labels, 40, 0))
+    assert not torch.equal(rows, labelled_rows(data.labels, 40, 1))
+
+
+def test_permutations_follow_each_other_without_a_gap():
+    whole = endless(7, 3, 0, 70)
+    for epoch in range(10):
+        assert torch.equal(whole[epoch * 7 :][:7], epoch_order(7, 3, epoch))
+    for start, count in ((0, 1), (5, 4), (6, 30), (14, 7), (69, 1)):
+        assert torch.equal(endless(7, 3, start, count), whole[start:][:count])
+
+
+def test_a_batch_of_few_labels_has_labelled_images_and_a_stream_of_all(data):
+    own = {bytes(i) for i in data.images[labelled_rows(data.labels, 40, 0)].numpy()}
+    stream, labelled = [], []
+    for b in batches(data, FEW, 0, 0, 3, CPU):  # three batches of 400 are an epoch
+        assert (len(b.x), len(b.y), len(b.u)) == (16, 16, 400)
+        stream.append(((b.u + 1) * 127.5).round().to(torch.uint8))
+        labelled.append(((b.x + 1) * 127.5).round().to(torch.uint8))
+        for image, label in zip(labelled[-1], b.y, strict=True):
+            assert bytes(image.numpy()) in own
+            assert (data.images == image).flatten(1).all(1).logical_and(data.labels == label).any()
+    assert torch.equal(torch.cat(stream), data.images[epoch_order(len(data), 0, 0)[:1200]])
+    assert len({bytes(i.numpy()) for i in torch.cat(labelled)[:40]}) == 40  # every labelled image before any again
+
+
+def test_the_parts_of_several_processes_are_the_batch(data):
+    for spec in (TrainSpec("digits", 64, 4), FEW):
+        whole = list(batches(data, spec, 0, 0, 4, CPU))
+        parts = [list(batches(data, spec, 0, 0, 4, CPU, (r, 2))) for r in range(2)]
+        for b, a, c in zip(whole, *parts, strict=True):
+            assert torch.equal(torch.cat([a.x, c.x]), b.x)
+            assert torch.equal(torch.cat([a.y, c.y]), b.y)
+            assert b.u is None or torch.equal(torch.cat([a.u, c.u]), b.u)
+
+
+def test_batches_without_end_go_on(data):
+    endless_batches = batches(data, TrainSpec("digits", 400, 1), 0, 7, None, CPU)
+    assert [next(endless_batches).step for _ in range(5)] == [7, 8, 9, 10, 11]
