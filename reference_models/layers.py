@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrizations, parametrize
 
 # --- Small helpers ---
 
@@ -44,6 +45,21 @@ def up_conv(cin: int, cout: int, kernel: int = 5, bias: bool = True) -> nn.ConvT
     return nn.ConvTranspose2d(cin, cout, kernel, stride=2, padding=padding, output_padding=extra, bias=bias)
 
 
+class Maxout(nn.Module):
+    """Maximum over groups of `pieces` neighbouring channels: N x (C pieces) x ... -> N x C x ....
+
+    A maxout layer is a linear or convolutional layer of C pieces outputs followed by this.
+    Goodfellow et al., "Maxout Networks", 2013, Section 3.
+    """
+
+    def __init__(self, pieces: int):
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.unflatten(1, (-1, self.pieces)).amax(2)
+
+
 def gaussian_noise(h: Tensor, std: float) -> Tensor:
     """h + std e, where e ~ N(0, I) has the shape of h."""
     return h + std * torch.randn_like(h)
@@ -67,7 +83,30 @@ class GaussianNoise(nn.Module):
         return gaussian_noise(h, self.std)
 
 
-# --- Initialisation and averages of weights ---
+# --- Random numbers, initialisation and averages of weights ---
+
+
+def truncated_normal(
+    *shape: int, bound: float = 2.0, std: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws from N(0, std^2) under the condition |z| <= bound std, float32 of this shape.
+
+    It is the distribution of redrawing every value that lies outside: the truncation trick of Brock, Donahue, Simonyan,
+    "Large Scale GAN Training", 2019, Section 3.1, and TensorFlow's initialiser (bound 2).
+    """
+    return nn.init.trunc_normal_(torch.empty(shape), 0.0, std, -bound * std, bound * std, generator=generator)
+
+
+def weighted_layers(net: nn.Module) -> Iterator[Any]:
+    """All linear, convolutional and embedding layers of `net`, itself included.
+
+    Raises ValueError if one is parametrised (spectral_norm): a value written to its weight would be lost.
+    """
+    for layer in list(net.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+            if parametrize.is_parametrized(layer):
+                raise ValueError("initialise the weights before spectral_norm, and apply it once")
+            yield layer
 
 
 def normal(layer: nn.Module, std: float) -> nn.Module:
@@ -78,12 +117,37 @@ def normal(layer: nn.Module, std: float) -> nn.Module:
 
 
 def normal_start(net: nn.Module, std: float) -> None:
-    """Draw the weights of all linear and convolutional layers from N(0, std^2) and set their biases to 0."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, 0.0, std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    """Draw the weights of all linear, convolutional and embedding layers from N(0, std^2); set their biases to 0."""
+    for layer in weighted_layers(net):
+        nn.init.normal_(layer.weight, 0.0, std)
+        zero_bias(layer)
+
+
+def xavier_start(net: nn.Module, gain: float = 1.0) -> None:
+    """Draw these weights from U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)); set their biases to 0.
+
+    Glorot and Bengio, "Understanding the Difficulty of Training Deep Feedforward Neural Networks", 2010, Equation 16.
+    """
+    for layer in weighted_layers(net):
+        nn.init.xavier_uniform_(layer.weight, gain)
+        zero_bias(layer)
+
+
+def orthogonal_start(net: nn.Module) -> None:
+    """Make the weights of these layers random orthogonal matrices, outputs x all else; set their biases to 0.
+
+    Rows are orthonormal if they are at most as many as columns, else columns are.
+    Saxe, McClelland, Ganguli, "Exact Solutions to the Nonlinear Dynamics of Learning", 2014; Brock et al., 2019.
+    """
+    for layer in weighted_layers(net):
+        nn.init.orthogonal_(layer.weight)
+        zero_bias(layer)
+
+
+def zero_bias(layer: Any) -> None:
+    """Set the bias of a layer to 0 if it has one."""
+    if getattr(layer, "bias", None) is not None:
+        nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
@@ -99,9 +163,11 @@ def data_dependent_start(net: nn.Module) -> Iterator[None]:
     layers: list[Any] = [m for m in net.modules() if hasattr(m, "starting")]
     for layer in layers:
         layer.starting = True
-    yield
-    for layer in layers:
-        layer.starting = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.starting = False
 
 
 # --- Weight normalisation ---
@@ -175,6 +241,49 @@ class StartedWeightNorm(nn.Module):
         self.scale.mul_(ratio.expand_as(self.bias).view_as(self.scale))
 
 
+# --- Other rules for weights ---
+
+
+def spectral_norm(net: nn.Module, eps: float = 1e-12) -> nn.Module:
+    """Spectral normalisation W / sigma(W) of every linear, convolutional and embedding layer of `net`; return `net`.
+
+    W is a matrix of outputs x all else. sigma is u^T W v, where each forward pass in training moves u and v by one
+    power iteration, u = n(W v), v = n(W^T u), n(a) = a / max(|a|, eps); the gradient takes u and v as constants.
+    Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for GANs", 2018, Algorithm 1. This is torch's
+    parametrisation: it updates u first, where the paper updates v first, and it begins with fifteen iterations on the
+    weights that it finds. So initialise the weights before; they must not be all 0.
+    """
+    for layer in weighted_layers(net):
+        parametrizations.spectral_norm(layer, n_power_iterations=1, eps=eps)
+    return net
+
+
+class EqualisedRate(nn.Module):
+    """Equalised learning rate: `layer` with the weights c w, w ~ N(0, 1), c = gain / sqrt(fan_in), and bias 0.
+
+    c is He's constant, applied at run time, so that Adam moves all layers at the same relative speed. rate: multiplier
+    of the learning rate; weights start at w / rate, and weights and bias are multiplied by rate at run time.
+    Karras, Aila, Laine, Lehtinen, "Progressive Growing of GANs", 2018, Section 4.1; rate: Karras, Laine, Aila,
+    "A Style-Based Generator Architecture", 2019, Appendix C.
+    """
+
+    def __init__(
+        self, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, gain: float = math.sqrt(2), rate: float = 1.0
+    ):
+        super().__init__()
+        self.layer, self.rate = layer, rate
+        outputs = layer.weight.shape[int(isinstance(layer, nn.ConvTranspose2d))]
+        self.scale = rate * gain / math.sqrt(layer.weight.numel() / outputs)
+        nn.init.normal_(layer.weight, 0.0, 1 / rate)
+        zero_bias(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = {"weight": self.scale * self.layer.weight}
+        if self.layer.bias is not None and self.rate != 1:
+            weights["bias"] = self.rate * self.layer.bias
+        return functional_call(self.layer, weights, x)
+
+
 # --- Normalisation of activations ---
 
 
@@ -229,15 +338,51 @@ def shift_norm(width: int, norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.Batc
     return layer
 
 
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose gain and shift are linear in a condition c: h -> (1 + W_g c) norm(h) + W_b c, for each channel.
+
+    h: N x C x H x W; c: N x `condition`, float. If c is a one-hot label, the columns of 1 + W_g and W_b are tables of
+    gains and shifts by class, from 1 and 0 on (Miyato and Koyama, 2018; Dumoulin, Shlens, Kudlur, "A Learned
+    Representation for Artistic Style", 2017). If c is an embedding beside a part of the latent, it is the
+    layer of Brock et al., 2019, Appendix B. W_g and W_b start at 0.
+    """
+
+    def __init__(self, width: int, condition: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width, eps, momentum, affine=False)
+        self.gain, self.shift = nn.Linear(condition, width, bias=False), nn.Linear(condition, width, bias=False)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        return (1 + self.gain(c))[:, :, None, None] * self.norm(h) + self.shift(c)[:, :, None, None]
+
+
+class PixelNorm(nn.Module):
+    """x / sqrt(mean over channels of x^2 + eps), at every pixel: N x C or N x C x H x W.
+
+    Karras et al., "Progressive Growing of GANs", 2018, Section 4.2.
+    """
+
+    def __init__(self, eps: float = 1e-8):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+
+
 @contextmanager
 def moments_kept(net: nn.Module) -> Iterator[None]:
     """Training passes inside normalise by their own batch and leave all running moments of `net` as they are."""
-    norms: list[Any] = [m for m in net.modules() if hasattr(m, "track_running_stats")]
+    norms: list[Any] = [m for m in net.modules() if getattr(m, "track_running_stats", False)]
     for m in norms:
         m.track_running_stats = False
-    yield
-    for m in norms:
-        m.track_running_stats = True
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True
 
 
 # --- Layers that look at the batch ---
@@ -281,14 +426,181 @@ class MinibatchDiscrimination(nn.Module):
         self.bias.copy_(1 - (-distances / half.view(-1, 1, 1)).exp().sum(2).mean(1))
 
 
+class MinibatchStd(nn.Module):
+    """Join one map that tells how much a group of images differs: N x C x H x W -> N x (C + 1) x H x W.
+
+    Its value is sqrt(variance over the group + 1e-8), a mean over channels and pixels. Image n belongs to group n mod
+    (N / size), where size is the largest number up to `group` that divides N; group 0 means the whole batch.
+    Karras et al., "Progressive Growing of GANs", 2018, Section 3; groups as in its TensorFlow code.
+    """
+
+    def __init__(self, group: int = 4):
+        super().__init__()
+        self.group = group
+
+    def forward(self, h: Tensor) -> Tensor:
+        n = len(h)
+        size = next(k for k in range(min(self.group or n, n), 0, -1) if n % k == 0)
+        groups = h.to(torch.promote_types(h.dtype, torch.float32)).view(size, n // size, *h.shape[1:])
+        spread = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # one for each group
+        spread = spread.repeat(size).to(h.dtype).view(n, 1, 1, 1)
+        return torch.cat([h, spread.expand(-1, 1, *h.shape[2:])], 1)
+
+
+# --- Layers that look at all pixels ---
+
+
+class SelfAttention(nn.Module):
+    """h + gamma W_o a, where a_i = sum over j of softmax_j(theta(h_i)^T phi(h_j)) g(h_j), for every pixel i.
+
+    theta, phi (C / 8 channels), g (C / 2) and W_o are 1 x 1 convolutions without biases. pooled: take phi and g after
+    max-pooling 2 x 2, so that j counts a quarter of the pixels. gamma starts at 0.
+    Zhang, Goodfellow, Metaxas, Odena, "Self-Attention GANs", 2019, Section 3; widths and pooling of its code.
+    """
+
+    def __init__(self, width: int, pooled: bool = True):
+        super().__init__()
+        self.theta = nn.Conv2d(width, width // 8, 1, bias=False)
+        self.phi = nn.Conv2d(width, width // 8, 1, bias=False)
+        self.g = nn.Conv2d(width, width // 2, 1, bias=False)
+        self.out = nn.Conv2d(width // 2, width, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+        self.pool = nn.MaxPool2d(2) if pooled else nn.Identity()
+
+    def forward(self, h: Tensor) -> Tensor:
+        queries = self.theta(h).flatten(2).transpose(1, 2)  # N x HW x C/8
+        keys, values = self.pool(self.phi(h)).flatten(2), self.pool(self.g(h)).flatten(2)  # N x . x HW/4
+        attention = torch.bmm(queries, keys).softmax(2)
+        a = torch.bmm(values, attention.transpose(1, 2)).unflatten(2, h.shape[2:])
+        return h + self.gamma * self.out(a)
+
+
+# --- Resampling ---
+
+
+def double(h: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling by 2: every pixel becomes 2 x 2."""
+    return F.interpolate(h, scale_factor=2.0, mode="nearest")
+
+
+def halve(h: Tensor) -> Tensor:
+    """Downsampling by 2: the mean of every 2 x 2 pixels."""
+    return F.avg_pool2d(h, 2)
+
+
+def bilinear(h: Tensor, size: int) -> Tensor:
+    """Bilinear resampling to size x size pixels, whose centres are at (i + 1/2) / size of the side."""
+    return F.interpolate(h, size=(size, size), mode="bilinear", align_corners=False)
+
+
+class Blur(nn.Module):
+    """Convolve each channel with the outer product of `taps` ([1, 2, 1]: binomial), divided by its sum; zeros outside.
+
+    up: double by nearest neighbours first. down: halve by 2 x 2 means afterwards. Both need no other antialiasing.
+    Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019; Karras et al., StyleGAN, 2019, Section 2.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, taps: tuple[float, ...] = (1, 2, 1), up: bool = False, down: bool = False):
+        super().__init__()
+        self.up, self.down = up, down
+        row = torch.tensor(taps) / sum(taps)
+        self.register_buffer("kernel", torch.outer(row, row)[None, None], persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = double(h) if self.up else h
+        channels, side = h.shape[1], self.kernel.shape[-1]
+        h = F.conv2d(h, self.kernel.to(h.dtype).expand(channels, -1, -1, -1), padding=side // 2, groups=channels)
+        return halve(h) if self.down else h
+
+
+# --- Residual blocks of SN-GAN ---
+
+
+def conv3(cin: int, cout: int, gain: float = math.sqrt(2)) -> nn.Conv2d:
+    """3 x 3 convolution with Glorot's uniform start and bias 0."""
+    layer = nn.Conv2d(cin, cout, 3, padding=1)
+    xavier_start(layer, gain)
+    return layer
+
+
+def shortcut(cin: int, cout: int) -> nn.Conv2d:
+    """1 x 1 convolution with Glorot's uniform start and bias 0."""
+    layer = nn.Conv2d(cin, cout, 1)
+    xavier_start(layer)
+    return layer
+
+
+class UpBlock(nn.Module):
+    """Residual block of a generator: norm, ReLU, double, conv 3x3, norm, ReLU, conv 3x3; + (double, conv 1x1).
+
+    N x cin x H x W -> N x cout x 2H x 2W. condition: size of the c that conditional batch norm takes; 0 means plain
+    batch norm. up: if False, keep the size, and the shortcut is h itself where cin = cout.
+    Miyato et al., "Spectral Normalization for GANs", 2018, Appendix B and its code, after Gulrajani et al., 2017.
+    """
+
+    def __init__(self, cin: int, cout: int, condition: int = 0, up: bool = True, eps: float = 1e-5):
+        super().__init__()
+
+        def norm(width: int) -> nn.Module:
+            return ConditionalBatchNorm(width, condition, eps) if condition else nn.BatchNorm2d(width, eps)
+
+        self.norm1, self.conv1 = norm(cin), conv3(cin, cout)
+        self.norm2, self.conv2 = norm(cout), conv3(cout, cout)
+        self.shortcut = shortcut(cin, cout) if up or cin != cout else nn.Identity()
+        self.resample = double if up else nn.Identity()
+
+    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
+        given = () if c is None else (c,)
+        r = self.conv1(self.resample(F.relu(self.norm1(h, *given))))
+        r = self.conv2(F.relu(self.norm2(r, *given)))
+        return r + self.resample(self.shortcut(h))  # a 1x1 convolution and doubling commute
+
+
+class DownBlock(nn.Module):
+    """Residual block of a discriminator: ReLU, conv 3x3, ReLU, conv 3x3, halve; + (conv 1x1, halve).
+
+    N x cin x 2H x 2W -> N x cout x H x W. down: if False, keep the size, and the shortcut is h itself where cin = cout.
+    hidden: channels between the convolutions, cin by default (Brock et al., 2019: cout). No norm: apply spectral_norm.
+    Miyato et al., "Spectral Normalization for GANs", 2018, Appendix B and its code.
+    """
+
+    def __init__(self, cin: int, cout: int, down: bool = True, hidden: int = 0):
+        super().__init__()
+        hidden = hidden or cin
+        self.conv1, self.conv2 = conv3(cin, hidden), conv3(hidden, cout)
+        self.shortcut = shortcut(cin, cout) if down or cin != cout else nn.Identity()
+        self.resample = halve if down else nn.Identity()
+
+    def forward(self, h: Tensor) -> Tensor:
+        r = self.conv2(F.relu(self.conv1(F.relu(h))))
+        return self.resample(r) + self.resample(self.shortcut(h))
+
+
+class FirstDownBlock(nn.Module):
+    """First block of a discriminator, on images: conv 3x3, ReLU, conv 3x3, halve; + (halve, conv 1x1).
+
+    It has no ReLU at its input, where negative pixels would be lost. N x cin x 2H x 2W -> N x cout x H x W.
+    Miyato et al., "Spectral Normalization for GANs", 2018, the code's OptimizedBlock.
+    """
+
+    def __init__(self, cin: int, cout: int):
+        super().__init__()
+        self.conv1, self.conv2, self.shortcut = conv3(cin, cout), conv3(cout, cout), shortcut(cin, cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return halve(self.conv2(F.relu(self.conv1(x)))) + self.shortcut(halve(x))
+
+
 # --- Whitening ---
 
 
 class ZCA(nn.Module):
     """ZCA whitening x -> (x - m) U (S + eps)^(-1/2) U^T for images of mean m and covariance U S U^T.
 
-    It is the identity until `fit`. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
-    Appendix A; eps = 1e-5 as in the code of Li et al. (2017).
+    It is the identity until `fit`. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009;
+    eps = 1e-5 as in the code of Li et al. (2017).
     """
 
     mean: Tensor
