@@ -55,7 +55,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from ganbench import distributed, recipes
+from ganbench import recipes
+from ganbench.base import distributed
 from ganbench.datasets import load
 from ganbench.training import train
 
@@ -102,7 +103,7 @@ def test_moments_and_gradients_are_those_of_the_whole_batch(place):
     (place / "moments.py").write_text("""
 import torch
 from torch import nn
-from ganbench import distributed
+from ganbench.base import distributed
 distributed.start()
 torch.manual_seed(0)
 x, y = torch.randn(12, 5, 4, 4, dtype=torch.float64), torch.randn(12, dtype=torch.float64)

@@ -330,7 +330,7 @@ def test_the_same_images_have_the_same_value_wherever_they_come_from(ganbench, c
             archive.write(file, f"{int(label)}/{i:03}.png")
     np.savez("nchw.npz", images=made.images.numpy(), labels=made.labels.numpy())
     (place / "my_generator.py").write_text(
-        "from ganbench import sources\n"
+        "from ganbench.data import sources\n"
         "def make(n, seed):\n"
         "    made = sources.open_source('all.npz')\n"
         "    return made.images[:n], made.labels[:n]\n"

@@ -12,7 +12,7 @@ from ganbench.base.errors import UserError
 from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset
 from ganbench.data.sources import from_dataset, open_source
-from ganbench.reproduction.run import held_out_of
+from ganbench.evaluation.inputs import held_out_of
 
 
 def write_idx(path, array):

@@ -138,7 +138,7 @@ def test_each_prior_is_the_distribution_of_its_name(prior, low, high, mean, std)
 
 
 def test_the_command_line_offers_the_priors_that_there_are():
-    assert set(cli.PRIORS) == set(PRIORS)
+    assert set(cli.main.PRIORS) == set(PRIORS)
 
 
 def test_noise_that_a_network_draws_for_itself_is_fixed_by_the_seed_and_leaves_the_global_state_alone(place):
@@ -253,7 +253,9 @@ def test_a_sample_is_the_image_of_a_latent_for_every_model(name, classes):
 TOGETHER = """
 import sys, torch
 from pathlib import Path
-from ganbench import checkpoint, distributed, sources
+from ganbench.base import distributed
+from ganbench.data import sources
+from ganbench.gan import checkpoint
 from ganbench.errors import UserError
 distributed.start()
 cpu, out = torch.device("cpu"), {}

@@ -200,7 +200,8 @@ def test_each_reported_value_of_a_metric_has_a_row(recipe):
 
 ORDER = """
 import dataclasses, pathlib, sys
-from ganbench import recipes, tables
+from ganbench import recipes
+from ganbench.reporting import tables
 recipe = recipes.read(pathlib.Path(sys.argv[1]))
 reported = [recipes.Reported(m, 1.0, "s") for m in ("z", "a", "q", "b", "m")]
 print([r["metric"] for r in tables.rows(dataclasses.replace(recipe, reported=reported), [])])

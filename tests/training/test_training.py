@@ -135,7 +135,9 @@ def test_a_kill_between_the_two_files_of_the_last_save_does_not_leave_an_older_c
 
 KILLED = """
 import os, signal, sys
-from ganbench import cli, registry, training
+from ganbench import cli
+from ganbench.base import registry
+from ganbench.training import loop
 
 loop.SAVE_EVERY_SECONDS = 0.02
 DCGAN = registry.load("models", "dcgan")
