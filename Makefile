@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and tabulate a small GAN on embedded digits
 # make test         lint, types and tests
+# make test-torch VERSION=2.6.0   the tests on another torch, in a .venv of its own
 # Each makes .venv and installs into it when pyproject.toml is newer; after that neither touches the network.
 
 PYTHON ?= python3
@@ -7,13 +8,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint types check speed calibration clean
+.PHONY: quickstart test test-torch lint types check speed calibration clean
 
 quickstart: $(STAMP)
 	$(BIN)/ganbench reproduce dcgan-digits --offline --out quickstart
 
 test: lint types
 	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# The tests on another torch, with the torchvision that belongs to it (torch 2.N goes with torchvision 0.N+15).
+test-torch:
+	@case "$(VERSION)" in 2.*.*) ;; *) echo "give a release of torch: make test-torch VERSION=2.6.0" >&2; exit 2;; esac
+	@minor=$$(echo $(VERSION) | cut -d. -f2); vision="torchvision==0.$$((minor + 15)).*"; venv=.venv-torch-$(VERSION); \
+	if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $$venv && \
+	  VIRTUAL_ENV=$$venv uv pip install --quiet "torch==$(VERSION)" "$$vision" --editable '.[test]'; \
+	else \
+	  $(PYTHON) -m venv $$venv && \
+	  $$venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(VERSION)" "$$vision" --editable '.[test]'; \
+	fi
+	GANBENCH_OFFLINE=1 .venv-torch-$(VERSION)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -49,4 +63,4 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist quickstart .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch-* build dist quickstart .pytest_cache .mypy_cache .ruff_cache
