@@ -34,6 +34,43 @@ def with_label(h: Tensor, y: Tensor | None) -> Tensor:
     return torch.cat([h, y if h.ndim == 2 else y[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1)
 
 
+class JoinLabel(nn.Module):
+    """with_label as a layer of ConditionalSequential."""
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        return with_label(h, y)
+
+
+class ConditionalSequential(nn.Sequential):
+    """Layers in sequence, of which every JoinLabel joins the condition y (N x K, such as one-hot labels) to its input.
+
+    Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014.
+    """
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        for layer in self:
+            h = layer(h, y) if isinstance(layer, JoinLabel) else layer(h)
+        return h
+
+
+class Affine(nn.Module):
+    """scale h + shift: Affine(0.5, 0.5) maps images from [-1, 1] to [0, 1], and Affine(2, -1) maps them back."""
+
+    def __init__(self, scale: float, shift: float):
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.scale * h + self.shift
+
+
+class Float32(nn.Module):
+    """h in float32: the end of the layers that mixed precision may compute in bfloat16."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.float()
+
+
 def down_conv(cin: int, cout: int, kernel: int = 5, bias: bool = True) -> nn.Conv2d:
     """Convolution of stride 2, which halves an even image: C x 2H x 2W -> C' x H x W (Radford et al., 2016)."""
     return nn.Conv2d(cin, cout, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)

@@ -72,6 +72,34 @@ def test_a_label_is_joined_to_a_vector_and_as_constant_maps_to_a_feature_map():
     assert layers.with_label(h, None) is h
 
 
+def test_a_conditional_sequence_joins_the_condition_where_it_says():
+    first, second = nn.Linear(4 + 3, 5), nn.Linear(5 + 2 * 3, 2)
+    join = layers.JoinLabel
+    net = layers.ConditionalSequential(join(), first, nn.ReLU(), join(), join(), second)
+    h, y = torch.randn(6, 4), torch.eye(3).repeat(2, 1)
+    hidden = np.maximum(np.hstack([array(h), array(y)]) @ array(first.weight).T + array(first.bias), 0)
+    expected = np.hstack([hidden, array(y), array(y)]) @ array(second.weight).T + array(second.bias)
+    close(net(h, y), expected)
+    assert not torch.equal(net(h, y), net(h, y.flip(0)))
+
+
+def test_an_affine_map_takes_images_to_0_1_and_back_to_the_bit():
+    x = torch.linspace(-1, 1, 256)
+    assert torch.equal(layers.Affine(0.5, 0.5)(x), (x + 1) / 2)
+    assert torch.equal(layers.Affine(2.0, -1.0)(x), 2 * x - 1)
+    assert layers.Affine(0.5, 0.5)(x).aminmax() == (0, 1)
+
+
+def test_a_network_ends_in_float32_under_mixed_precision_too():
+    net = nn.Sequential(nn.Linear(3, 2), layers.Float32(), nn.Tanh())
+    x = torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, half = net(x), net[0](x)
+    assert half.dtype == torch.bfloat16
+    assert out.dtype == torch.float32
+    assert torch.equal(out, half.float().tanh())  # not the tanh of a bfloat16
+
+
 def test_leaky_relu_has_the_slope_02():
     assert layers.lrelu(torch.tensor([-5.0, 0.0, 2.0])).tolist() == [-1.0, 0.0, 2.0]
 
@@ -489,6 +517,8 @@ def test_pixel_norm_gives_every_pixel_the_mean_square_1(shape):
             v = a[(n, slice(None), *at)]
             expected[(n, slice(None), *at)] = v / math.sqrt(np.mean(v**2) + 1e-8)
     close(PixelNorm()(x), expected)
+    assert torch.equal(PixelNorm()(torch.zeros(shape)), torch.zeros(shape))
+    close(PixelNorm(eps=3.0)(torch.ones(shape)), np.full(shape, 0.5))
 
 
 # --- Layers that look at the batch ---
@@ -675,7 +705,8 @@ def test_blocks_that_keep_the_size_have_a_shortcut_only_for_a_change_of_width():
     for block in (UpBlock(4, 5, up=False), DownBlock(4, 5, down=False)):
         assert block(h).shape == (3, 5, 6, 6)
         assert isinstance(block.shortcut, nn.Conv2d)
-    assert isinstance(DownBlock(4, 4).shortcut, nn.Conv2d)
+    for block in (UpBlock(4, 4), DownBlock(4, 4)):
+        assert isinstance(block.shortcut, nn.Conv2d)
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
