@@ -135,6 +135,10 @@ def rows_of(labels: Tensor | None, known: tuple[str, ...], classes: range, whose
     return rows
 
 
-def unknown_split(name: str, split: str, known: tuple[str, ...]) -> UserError:
-    """The error that a data set raises for a split it does not have."""
-    return UserError(f"the data set '{name}' has no split '{split}': it has {', '.join(known)}.")
+class UnknownSplit(UserError):
+    """A data set was asked for a split that it does not have."""
+
+
+def unknown_split(name: str, split: str, known: tuple[str, ...]) -> UnknownSplit:
+    """Return the error that a data set raises for a split that it does not have."""
+    return UnknownSplit(f"the data set '{name}' has no split '{split}': it has {', '.join(known)}.")

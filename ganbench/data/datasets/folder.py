@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganbench.base.data_spec import class_part
 from ganbench.base.errors import UserError
-from ganbench.data.datasets import Dataset, rows_of, unknown_split
+from ganbench.data.datasets import Dataset, UnknownSplit, rows_of, unknown_split
 from ganbench.data.images import SUFFIXES, decode
 from ganbench.data.resizing import Resize
 
@@ -27,6 +27,27 @@ def folder_and_split(text: str) -> tuple[Path, str | None]:
     return Path(path), split or None
 
 
+def find_split(path: Path, split: str | None) -> tuple[Path, str, set[str]]:
+    """Return the folder with the images of a split, the split's name, and the class folders of all splits.
+
+    A folder without split folders is one split, 'all'. Reads no image. Raises UserError for a path that is no folder,
+    and for a split that it does not have.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: name a folder of images (of a recipe: --data folder:PATH).")
+    splits = tuple(s for s in SPLITS if (path / s).is_dir())
+    if splits:
+        split = split or "train"
+        if split not in splits:
+            raise unknown_split(path.resolve().name, split, splits)
+        classes = {c.name for s in splits for c in (path / s).iterdir() if c.is_dir() and not _hidden(c, path)}
+        return path / split, split, classes
+    if split not in (None, "train", "all"):
+        raise UnknownSplit(f"the folder {path} has no split '{split}': make folders {path}/train and {path}/{split}.")
+    return path, "all", set()
+
+
 def image_folder(
     path: Path, split: str | None = None, resize: Resize | None = None, labels_file: Path | None = None,
     classes: range | None = None,
@@ -41,22 +62,8 @@ def image_folder(
     Raises UserError for a folder without images, or without those classes, images of different sizes or channels, or a
     broken file (named).
     """
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}: name a folder of images (of a recipe: --data folder:PATH).")
     name = path.resolve().name
-    splits = tuple(s for s in SPLITS if (path / s).is_dir())
-    everywhere = {c.name for s in splits for c in (path / s).iterdir() if c.is_dir() and not _hidden(c, path)}
-    if splits:
-        split = split or "train"
-        if split not in splits:
-            raise unknown_split(name, split, splits)
-        path = path / split
-    elif split not in (None, "train", "all"):
-        raise UserError(f"the folder {path} has no split '{split}': make folders {path}/train and {path}/{split}.")
-    else:
-        split = "all"
-
+    path, split, everywhere = find_split(path, split)
     files = sorted(
         f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and not f.is_dir() and not _hidden(f, path)
     )
