@@ -1,7 +1,12 @@
-"""Metrics: pure functions of tensors, and named protocols that fix everything about how one is measured.
+"""Metrics: pure functions of tensors, and named protocols that fix how each one is measured.
 
-Each file holds one formula with its source, and at its foot `PROTOCOLS`. The formulas are plain functions that a
-training loop can call: `from ganbench.metrics import frechet_distance`.
+Each file holds one formula with its source, and its `PROTOCOLS` at the end. The formulas are plain functions that a
+training loop can call:
+
+>>> import torch
+>>> from ganbench.metrics import frechet_distance
+>>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]])), 6)
+1.0
 """
 
 from ganbench.metrics.began_convergence import convergence_measure

@@ -1,18 +1,23 @@
-"""Cluster error: how wrong a model's own categories are as a classifier, once each has been given a class.
+"""Cluster error: the error of a model's own categories as a classifier, after clusters are matched with classes.
 
     error = 1 - max over matchings m of  mean over images of [ m(cluster of x) = label of x ]
 
-With `one-to-one` matching no two clusters stand for one class (the best such matching, by the Hungarian method): Chen
-et al. (2016), "InfoGAN: Interpretable Representation Learning by Information Maximizing Generative Adversarial Nets",
-arXiv:1606.03657, Section 7.2: 5 % on MNIST by the categorical code. With `majority` matching each cluster stands for
-its commonest class, so that more clusters than classes can be used: Springenberg (2016), "Unsupervised and
-Semi-supervised Learning with Categorical Generative Adversarial Networks", arXiv:1511.06390. Range [0, 1], lower is
-better; one-to-one matching never gives less than the majority.
+Two matchings are defined:
 
-The cluster is the largest of the model's answers to a held-out image. Which images the papers matched on is not
-confirmed: here those that are tested on, which no cluster has seen; with many clusters for few images that flatters.
+- `one-to-one`: each class has at most one cluster. The Hungarian method finds the best matching. Source: Chen et al.
+  (2016), "InfoGAN: Interpretable Representation Learning by Information Maximizing Generative Adversarial Nets",
+  arXiv:1606.03657, Section 7.2, with 5 % error on MNIST by the categorical code.
+- `majority`: each cluster gets its most frequent class, so that there may be more clusters than classes. Source:
+  Springenberg (2016), "Unsupervised and Semi-supervised Learning with Categorical Generative Adversarial Networks",
+  arXiv:1511.06390.
 
-The standard error is binomial over the images; the matching is taken as given.
+Range [0, 1], lower is better. The one-to-one error is never below the majority error.
+
+The cluster of a held-out image is the argmax of the model's logits. It is not confirmed on which images the papers
+matched clusters and classes. Here they are the test images, which the model has not seen; with many clusters and few
+images the result is optimistic.
+
+The standard error is binomial over the images, for a fixed matching.
 """
 
 from typing import Literal
@@ -28,31 +33,37 @@ Matching = Literal["one-to-one", "majority"]
 
 
 def wrong(labels: Tensor, clusters: Tensor, matching: Matching) -> Tensor:
-    """Which of N images are in a cluster that was given another class than theirs: bool N.
+    """Return True for each of N images whose cluster is matched with another class than its own: bool N.
 
-    labels, clusters: int64 N, any values. One-to-one, clusters beyond the number of classes are given none.
+    labels, clusters: int64 N, any values. In the one-to-one matching, surplus clusters have no class.
+    Raises ValueError for an unknown matching.
     """
     from scipy.optimize import linear_sum_assignment
 
-    names, y = labels.unique(return_inverse=True)
-    groups, c = clusters.unique(return_inverse=True)
-    table = torch.zeros(len(groups), len(names), dtype=torch.int64)
+    class_values, y = labels.unique(return_inverse=True)
+    cluster_values, c = clusters.unique(return_inverse=True)
+    table = torch.zeros(len(cluster_values), len(class_values), dtype=torch.int64)
     table.index_put_((c, y), torch.ones_like(y), accumulate=True)
     if matching == "majority":
-        given = table.argmax(1)
+        class_of_cluster = table.argmax(1)
     elif matching == "one-to-one":
-        given = torch.full((len(groups),), -1)
+        class_of_cluster = torch.full((len(cluster_values),), -1)
         rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
-        given[torch.from_numpy(rows)] = torch.from_numpy(columns)
+        class_of_cluster[torch.from_numpy(rows)] = torch.from_numpy(columns)
     else:
         raise ValueError(f"matching is 'one-to-one' or 'majority', not {matching!r}")
-    return given[c] != y
+    return class_of_cluster[c] != y
 
 
 def cluster_error(labels: Tensor, clusters: Tensor, matching: Matching = "one-to-one") -> float:
-    """Share of N images that are wrong under the best matching of clusters and classes. Unavailable for none at all.
+    """Return the share of N images that are wrong under the best matching of clusters and classes, in [0, 1].
 
-    labels, clusters: int64 N, any values; there may be more of one than of the other.
+    labels, clusters: int64 N, any values; the numbers of clusters and classes may differ.
+    Raises Unavailable if there are no images, and ValueError for an unknown matching.
+    Source: Chen et al. (2016), Section 7.2 (one-to-one); Springenberg (2016) (majority).
+
+    >>> cluster_error(torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7, 7, 9]))
+    0.25
     """
     return proportion(wrong(labels, clusters, matching))[0]
 

@@ -1,7 +1,7 @@
-"""The contract of a metric: what it may look at, what it returns, and what a named protocol fixes.
+"""The contract of a metric: its inputs, its result, and what a named protocol fixes.
 
 A protocol over the features of a network has a stem: `fd` over `mnist-cnn` is `fd_mnist-cnn`. The names of published
-protocols (`fid`, `kid`, `inception_score`) are kept for the published network with its published weights.
+protocols (`fid`, `kid`, `inception_score`) are reserved for the published network with its published weights.
 """
 
 from collections.abc import Callable, MutableMapping
@@ -15,12 +15,16 @@ Direction = Literal["lower", "higher", "none"]
 
 
 class Unavailable(Exception):
-    """The measurement cannot be made; the message says why. Reported as such, never as a number."""
+    """The metric cannot be measured; the message is the reason, which is reported in place of a number."""
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """value: one standard error or standard deviation, in the metric's own unit. over: what it is taken over."""
+    """The uncertainty of a value.
+
+    value: one standard error or standard deviation, in the unit of the metric. over: the source of the variation, for
+    instance 'the samples of both sets'.
+    """
 
     value: float
     kind: Literal["standard error", "standard deviation"]
@@ -29,7 +33,11 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Value:
-    """What a formula yields. suffix: ends the metric's name where one protocol yields several ('@16')."""
+    """One value of a metric.
+
+    uncertainty: None if none is known. n_real, n_fake: number of real and of generated images. suffix: the end of the
+    metric's name if a protocol yields several values ('@16'). details: numbers for the result file.
+    """
 
     value: float
     uncertainty: Uncertainty | None
@@ -42,11 +50,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Side:
-    """One set of images and what an extractor made of it.
+    """One set of images with the outputs of an extractor.
 
-    images: uint8 N x C x H x W. labels: int64 N or None. features: float32 N x d, logits: float32 N x K, where the
-    protocol needs them. logits_at: logits of the images reduced to r pixels, by r. kept: what metrics have derived of
-    this set alone, by a name that holds a version; for a reference it outlives the process.
+    images: uint8 N x C x H x W. labels: int64 N or None. features: float32 N x d, and logits: float32 N x K, if the
+    protocol needs them. logits_at: the logits of the images reduced to r pixels, by r. kept: cached results that depend
+    on this set alone, by name and version; the cache of a reference outlives the process.
     """
 
     images: Tensor
@@ -60,9 +68,9 @@ class Side:
         return len(self.images)
 
     def keep(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What is derived from this set's features alone and takes long (moments, radii): made once, then kept.
+        """Return the cached result of `make`, which is slow and depends on this set's features alone (moments, radii).
 
-        `name` ends with a version, which rises whenever `make` would give something else: 'moments/1'.
+        name: ends with a version, 'moments/1'. Raise the version whenever the result of `make` changes.
         """
         if name not in self.kept:
             self.kept[name] = make()
@@ -71,15 +79,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Model:
-    """What a metric may ask of the generative model under test. None: its paper gives it no such thing.
+    """The functions of the generative model under test. A function is None if the model does not have it.
 
-    Everything goes in and comes out on the CPU, in evaluation mode and without gradients, in batches of any size.
-    Images come in as uint8 N x C x H x W.
+    All tensors are on the CPU. The model runs in evaluation mode without gradients, in batches of any size. Images that
+    go in are uint8 N x C x H x W.
 
-    sample_latent(n, generator): draws from the prior of z, float32 n x d. generate(z, y): float32 images in [-1, 1] of
-    latents and, where there are classes, labels int64 n. encode(images): E(x), float32 N x d. reconstruct(images):
-    float32 images in [-1, 1]. classify(images): logits float32 N x K.
-    num_classes: 0 where the model takes no labels. args: the constructor's arguments.
+    sample_latent(n, generator): n draws from the prior of z, float32 n x d. generate(z, y): float32 images in [-1, 1]
+    from latents and, for a conditional model, labels int64 n. encode(images): E(x), float32 N x d.
+    reconstruct(images): float32 images in [-1, 1]. classify(images): logits float32 N x K.
+    num_classes: 0 if the model takes no labels. args: arguments of the constructor.
     """
 
     name: str
@@ -94,13 +102,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a protocol may look at; what it did not name in `needs` may be missing.
+    """The inputs of a protocol. An input may be missing unless the protocol names it in `needs`.
 
-    real: the reference. fake: what is measured. held_out: real images that are not in `real`.
-    model: the generative model. embed: the protocol's extractor, for images that the metric makes: (features float32
-    N x d, logits float32 N x K or None) of uint8 images, or of float32 ones in the same units (0 to 255) where they
-    differ by less than a level.
-    fit: trains the bundled classifier on uint8 images and labels, and returns images -> logits.
+    real: the reference. fake: the set that is measured. held_out: real images that are not in `real`. generator: the
+    source of all random draws. shared: see `share`. model: the generative model.
+    embed: the protocol's extractor, for images that the metric itself generates. It maps images to (features float32
+    N x d, logits float32 N x K or None). The images are uint8; they are float32 in the same unit (0 to 255) if their
+    differences are smaller than a grey level.
+    fit: trains the bundled classifier on uint8 images and labels, and returns a function from images to logits.
     """
 
     real: Side
@@ -113,7 +122,7 @@ class Inputs:
     fit: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]] | None = None
 
     def share(self, key: str, make: Callable[[], Any]) -> Any:
-        """What several protocols need of the same two sets (distances, say): made by the first, kept for the others."""
+        """Return the result of `make` for the same two sets; the first of several protocols computes it."""
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]
@@ -121,22 +130,25 @@ class Inputs:
 
 SIDES = ("real", "fake", "held_out")
 PARTS = ("images", "labels", "features", "logits")
-CAPABILITIES = ("generate", "encode", "reconstruct", "classify")  # `generate` brings `sample_latent` along
+CAPABILITIES = ("generate", "encode", "reconstruct", "classify")  # `generate` includes `sample_latent`
 NEEDS = frozenset({f"{s}.{p}" for s in SIDES for p in PARTS} | {f"model.{c}" for c in CAPABILITIES} | {"embed", "fit"})
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A formula with everything fixed.
+    """A formula with all its settings fixed.
 
-    stem: the name, to which `_<extractor>` is added where an extractor is needed.
-    needs: of NEEDS, for instance 'fake.features', 'held_out.labels', 'model.generate'. What is missing is said in words
-    before `compute` is called.
-    published: (name, extractor) of the published protocol, if the stem over that extractor is one.
-    num: exact count of fake images that the protocol demands, or None.
-    resolutions: sides to which fake images are also reduced, from their own side: `fake.logits_at`.
-    by_moments: True if mean and covariance of the real features serve in their place: `real.kept["moments/1"]`.
-    real_row: which real set plays `fake` in the row of real data; 'none' where that makes no sense.
+    stem: the name, to which `_<extractor>` is added if the protocol needs an extractor.
+    version, summary: part of the protocol's id, which results store: only values with equal ids are compared.
+    source: the paper and its equation.
+    needs: a subset of NEEDS, for instance 'fake.features', 'held_out.labels', 'model.generate'. If one is missing, the
+    reason is reported and `compute` is not called.
+    published: (name, extractor) of the published protocol, if the stem with that extractor is one.
+    num: the exact number of generated images that the protocol requires, or None.
+    resolutions: maps the side of the generated images to smaller sides, at which they are also classified:
+    `fake.logits_at`.
+    by_moments: True if the mean and covariance of the real features can replace them: `real.kept["moments/1"]`.
+    real_row: the real set that takes the place of `fake` in the row of real data; 'none' if there is no such row.
     """
 
     stem: str
@@ -158,18 +170,23 @@ class Protocol:
 
     @property
     def asks_model(self) -> bool:
-        """True if it looks at a model, and so cannot be measured of images alone."""
+        """True if the protocol uses a model, so that images alone are not enough."""
         return any(n.startswith("model.") for n in self.needs)
 
     def needs_side(self, side: str) -> bool:
-        """True if it looks at that set at all: 'real', 'fake' or 'held_out'."""
+        """True if the protocol uses that set: 'real', 'fake' or 'held_out'."""
         return any(n.startswith(side + ".") for n in self.needs)
 
 
 def require_features(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Features of both sets as they came (float32), N x d and M x d.
+    """Return the features of the real and of the generated images: N x d and M x d, float32, unchanged.
 
-    Raises Unavailable where there are none, one is not finite, or the sets differ in d (images of two sizes).
+    Raises Unavailable if features are missing or not finite, or if d differs (images of two sizes).
+
+    >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    >>> real, fake = Side(images, features=torch.zeros(2, 3)), Side(images, features=torch.ones(2, 3))
+    >>> require_features(Inputs(real, fake, None, torch.Generator()))[1].sum()
+    tensor(6.)
     """
     real, fake = features_of(inputs.real), features_of(inputs.fake)
     if real.shape[1] != fake.shape[1]:
@@ -178,21 +195,39 @@ def require_features(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def features_of(side: Side) -> Tensor:
-    """The features N x d as they came (float32), or Unavailable if there are none or any is not finite."""
+    """Return the features of one set: N x d, float32, unchanged.
+
+    Raises Unavailable if features are missing or not finite.
+
+    >>> features_of(Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), features=torch.ones(2, 3))).shape
+    torch.Size([2, 3])
+    """
     if side.features is None:
         raise Unavailable("no features")
     return _finite(side.features, "features")
 
 
 def require_logits(side: Side) -> Tensor:
-    """The logits N x K, or Unavailable if there are none or any is not finite."""
+    """Return the logits of one set: N x K, float32.
+
+    Raises Unavailable if the extractor is not a classifier or if a logit is not finite.
+
+    >>> require_logits(Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), logits=torch.eye(2))).argmax(1)
+    tensor([0, 1])
+    """
     if side.logits is None:
         raise Unavailable("this extractor has no classes")
     return _finite(side.logits, "logits")
 
 
 def require_labels(side: Side) -> Tensor:
-    """The labels, or Unavailable if there are none."""
+    """Return the labels of one set: int64 N.
+
+    Raises Unavailable if the images have no labels.
+
+    >>> require_labels(Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels=torch.tensor([3, 7])))
+    tensor([3, 7])
+    """
     if side.labels is None:
         raise Unavailable("the images have no labels")
     return side.labels

@@ -1,27 +1,28 @@
-"""Discriminability: how often a classifier of real images puts a sample into the class asked of the generator.
+"""Discriminability: how often a classifier of real images assigns a sample to the class requested of the generator.
 
     discriminability = mean over samples of [ argmax_k C(x)_k = y ]
 
-Odena et al. (2017), "Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section 4.1:
-accuracy of a pretrained network on the samples, also after they are reduced (bilinear) to fewer pixels and resized
-back to the network's input: a model whose accuracy does not fall has not used its resolution. Range [0, 1], higher
-is better; the ceiling is what real images get. The rest of the paper's analysis is of the same answers, class by class:
+Source: Odena et al. (2017), "Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section
+4.1: the accuracy of a pretrained network on the samples. It is measured again after the samples are reduced (bilinear)
+to fewer pixels and resized back to the network's input. If the accuracy does not fall, the generator has not used its
+resolution. Range [0, 1], higher is better; the upper limit is the accuracy on real images. The other metrics of this
+file are the paper's analysis by class:
 
-    gaining_classes@r   share of classes whose accuracy at native size is above that at r pixels a side (Figure 3:
-                        84.4 % of ImageNet's at 128 against 32; here a quarter of the side, unless others are asked for)
-    diverse_classes     share of classes whose samples' mean MS-SSIM is below the largest class mean of the training
-                        images (Figure 5: 84.7 % below 0.25); `shrunk-window` MS-SSIM, 100 pairs a class and set
+    gaining_classes@r   share of classes whose accuracy is higher at native size than at r pixels a side (Figure 3:
+                        84.4 % of ImageNet's classes at 128 against 32). The default r is a quarter of the side.
+    diverse_classes     share of classes whose samples have a mean MS-SSIM below the largest class mean of the training
+                        images (Figure 5: 84.7 % below 0.25); `shrunk-window` MS-SSIM, 100 pairs per class and set.
     accuracy_diversity_correlation
-                        Pearson's r, over classes, of accuracy and mean MS-SSIM (Figure 6: -0.16). Range [-1, 1]; it is
-                        no score. Below 0: the classes that vary more are those that the classifier knows
+                        Pearson's r, over classes, of accuracy and mean MS-SSIM (Figure 6: -0.16). Range [-1, 1], with
+                        no better or worse. r < 0: the classes with more variety are classified better.
 
-Under other names discriminability is also the top-1 accuracy of CVAE-GAN (Bao et al., 2017, arXiv:1703.10155, Table 1:
-a classifier of real faces on 53,000 samples) and the controllability of SGAN (Deng et al., 2017, arXiv:1711.00889: a
-network trained on real digits; a paper's error is 1 less this).
+Discriminability has other names: it is the top-1 accuracy of CVAE-GAN (Bao et al., 2017, arXiv:1703.10155, Table 1: a
+classifier of real faces on 53,000 samples) and the controllability of SGAN (Deng et al., 2017, arXiv:1711.00889: a
+network trained on real digits; the paper's error is 1 minus this).
 
-Standard errors are binomial, with two successes and two failures added (Agresti and Coull, 1998), so that they are
-not 0 at 100 %: over the samples or, for a share of classes, over classes, with each class's accuracy and MS-SSIM taken
-as they were measured. That of r is half the interval of one standard error by Fisher's z.
+Standard errors of shares are binomial, with two successes and two failures added (Agresti and Coull, 1998), so that
+they are not 0 at 100 %. They are over the samples; for a share of classes they are over the classes, for fixed
+accuracies and MS-SSIM. The standard error of r is half the interval of one standard error by Fisher's z.
 """
 
 import math
@@ -33,12 +34,15 @@ from torch import Tensor
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_logits
 from ganbench.metrics.ms_ssim import ms_ssim, random_pairs
 
-PAIRS = 100  # a class
-BATCH = 1 << 20  # pixels of one side of the pairs at a time
+PAIRS = 100  # per class
+BATCH = 1 << 20  # pixels of the first images of the pairs, to bound the memory
 
 
 def proportion(hits: Tensor) -> tuple[float, float]:
-    """Share of N booleans that are true, and its standard error. Raises Unavailable for none at all."""
+    """Return the share of N booleans that are True, in [0, 1], and its standard error.
+
+    Raises Unavailable if N is 0. Source of the error: Agresti and Coull (1998).
+    """
     n, successes = len(hits), int(hits.sum())
     if n == 0:
         raise Unavailable("a share needs at least 1 image, not 0")
@@ -47,36 +51,46 @@ def proportion(hits: Tensor) -> tuple[float, float]:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Share of N x K logits whose largest is at the label, and its standard error."""
+    """Return the share of N samples whose largest logit is at the label, in [0, 1], and its standard error.
+
+    logits: floating N x K. labels: int64 N in [0, K).
+    Raises Unavailable if there are no samples.
+    Source: Odena et al. (2017), Section 4.1.
+
+    >>> value, error = accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    >>> value, round(error, 3)
+    (0.75, 0.171)
+    """
     return proportion(logits.argmax(1) == labels)
 
 
 def lower_resolutions(side: int) -> tuple[int, ...]:
-    """Powers of two below the images' side, from 4 on, descending: 28 -> 16, 8, 4; 128 -> 64, 32, 16, 8, 4."""
+    """Return the powers of two from 4 to below the side, descending: 28 -> 16, 8, 4; 128 -> 64, 32, 16, 8, 4."""
     return tuple(1 << k for k in range(12, 1, -1) if 1 << k < side)
 
 
 def quarter(side: int) -> tuple[int, ...]:
-    """A quarter of the images' side: 128 -> 32, as in the paper."""
+    """Return a quarter of the side, at least 1: 128 -> 32, as in the paper."""
     return (max(1, side // 4),)
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> dict[int, float]:
-    """Accuracy of N x K logits within each class of the labels."""
+    """Return the accuracy of N x K logits within each class of the labels (int64 N), in [0, 1]."""
     hit = (logits.argmax(1) == labels).double()
     return {c: hit[labels == c].mean().item() for c in labels.unique().tolist()}
 
 
 def class_ms_ssim(images: Tensor, labels: Tensor, generator: torch.Generator, pairs: int = PAIRS) -> dict[int, float]:
-    """Mean MS-SSIM of random pairs within each class of uint8 images N x C x H x W.
+    """Return the mean MS-SSIM of random pairs within each class, in [0, 1].
 
-    Raises Unavailable where a class has one image only.
+    images: uint8 N x C x H x W. labels: int64 N. pairs: number of pairs per class.
+    Raises Unavailable if a class has only one image.
     """
     means = {}
     for c in labels.unique().tolist():
         rows = (labels == c).nonzero().squeeze(1)
         if len(rows) < 2:
-            raise Unavailable(f"class {c} has one image: a pair needs two")
+            raise Unavailable(f"class {c} has one image, and a pair needs two")
         first, second = random_pairs(rows, pairs, generator)
         size = max(1, BATCH // images[0].numel())
         batches = zip(first.split(size), second.split(size), strict=True)
@@ -85,15 +99,15 @@ def class_ms_ssim(images: Tensor, labels: Tensor, generator: torch.Generator, pa
 
 
 def correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Pearson's r of two float64 vectors of n values, and its standard error by Fisher's z.
+    """Return Pearson's r of two float64 vectors of n values, in [-1, 1], and its standard error by Fisher's z.
 
-    Raises Unavailable for fewer than four values, and where one vector is constant.
+    x, y: accuracy and MS-SSIM of each class. Raises Unavailable for fewer than four classes or a constant vector.
     """
     if len(x) < 4:
         raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(x)}")
     for values, what in ((x, "accuracy"), (y, "MS-SSIM")):
         if values.max() - values.min() <= 1e-12:
-            raise Unavailable(f"the {what} is the same in every class: a correlation needs some difference")
+            raise Unavailable(f"the {what} is the same in every class: a correlation needs classes that differ")
     a, b = x - x.mean(), y - y.mean()
     r = max(-1.0, min(1.0, (a @ b / (a.norm() * b.norm())).item()))
     z, error = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, r))), 1 / math.sqrt(len(x) - 3)
@@ -101,9 +115,9 @@ def correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def _require_known(labels: Tensor, classes: int) -> None:
-    """Raise Unavailable where a label is none of the extractor's classes."""
+    """Raise Unavailable if a label is not one of the extractor's classes."""
     if unknown := [c for c in labels.unique().tolist() if not 0 <= c < classes]:
-        raise Unavailable(f"label {unknown[-1]} is beyond the extractor's {classes} classes")
+        raise Unavailable(f"label {unknown[-1]} is not one of the extractor's {classes} classes")
 
 
 def _rounded(per_class: dict[int, float]) -> dict[str, float]:
@@ -128,14 +142,14 @@ def _gaining_classes(inputs: Inputs) -> list[Value]:
     native = require_logits(fake)
     _require_known(labels, native.shape[1])
     if not fake.logits_at:
-        raise Unavailable("there are no answers to reduced images: a gain needs a lower resolution")
-    above = class_accuracy(native, labels)
+        raise Unavailable("there are no logits of reduced images: a gain needs a lower resolution")
+    at_native = class_accuracy(native, labels)
     values = []
     for r in fake.logits_at:
-        below = class_accuracy(require_logits(replace(fake, logits=fake.logits_at[r])), labels)
-        value, error = proportion(torch.tensor([above[c] > below[c] for c in above]))
+        reduced = class_accuracy(require_logits(replace(fake, logits=fake.logits_at[r])), labels)
+        value, error = proportion(torch.tensor([at_native[c] > reduced[c] for c in at_native]))
         uncertainty = Uncertainty(error, "standard error", "the classes (binomial)")
-        details = {"classes": len(above), "per_class": {"native": _rounded(above), f"@{r}": _rounded(below)}}
+        details = {"classes": len(at_native), "per_class": {"native": _rounded(at_native), f"@{r}": _rounded(reduced)}}
         values.append(Value(value, uncertainty, 0, len(labels), suffix=f"@{r}", details=details))
     return values
 
@@ -157,15 +171,15 @@ def _diverse_classes(inputs: Inputs) -> list[Value]:
 def _correlation(inputs: Inputs) -> list[Value]:
     labels, logits = require_labels(inputs.fake), require_logits(inputs.fake)
     _require_known(labels, logits.shape[1])
-    hits = class_accuracy(logits, labels)
-    if len(hits) < 4:
-        raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(hits)}")
-    alike = class_ms_ssim(inputs.fake.images, labels, inputs.generator)
-    x, y = (torch.tensor([of[c] for c in hits], dtype=torch.float64) for of in (hits, alike))
+    accuracies = class_accuracy(logits, labels)
+    if len(accuracies) < 4:
+        raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(accuracies)}")
+    similarities = class_ms_ssim(inputs.fake.images, labels, inputs.generator)
+    x, y = (torch.tensor([by[c] for c in accuracies], dtype=torch.float64) for by in (accuracies, similarities))
     value, error = correlation(x, y)
     uncertainty = Uncertainty(error, "standard error", "the classes (Fisher's z)")
-    details = {"variant": "shrunk-window", "pairs": PAIRS, "classes": len(hits),
-               "per_class": {"accuracy": _rounded(hits), "ms_ssim": _rounded(alike)}}
+    details = {"variant": "shrunk-window", "pairs": PAIRS, "classes": len(accuracies),
+               "per_class": {"accuracy": _rounded(accuracies), "ms_ssim": _rounded(similarities)}}
     return [Value(value, uncertainty, 0, len(labels), details=details)]
 
 

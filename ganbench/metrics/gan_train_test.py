@@ -1,18 +1,18 @@
-"""GAN-train and GAN-test: can a classifier learn from generated images, and does one of real images know them?
+"""GAN-train and GAN-test: train a classifier on generated images, or test a classifier of real images on them.
 
-    GAN-train = accuracy on real test images of a classifier trained on generated images and the labels asked for
+    GAN-train = accuracy on real test images of a classifier trained on generated images and the requested labels
     GAN-test  = accuracy on generated images of a classifier trained on the real training images
 
-Shmelkov et al. (2018), "How good is my GAN?", arXiv:1807.09499, Section 3; GAN-train is also the classification
+Source: Shmelkov et al. (2018), "How good is my GAN?", arXiv:1807.09499, Section 3. GAN-train is also the classification
 accuracy score (CAS) of Ravuri and Vinyals (2019), "Classification Accuracy Score for Conditional Generative Models",
-arXiv:1905.10887. Range [0, 1], higher is better. GAN-train is low for samples that are unreal, wrongly labelled or few
-in kind, GAN-test for unreal or wrongly labelled ones; a GAN-test above the real images' own accuracy points at
-overfitting (or at samples that are all easy). The ceiling is the row of real data.
+arXiv:1905.10887. Range [0, 1], higher is better; the upper limit is the row of real data. GAN-train is low if samples
+are unrealistic, wrongly labelled or lack variety. GAN-test is low if they are unrealistic or wrongly labelled. A
+GAN-test above the accuracy on real images suggests overfitting (or samples that are all easy).
 
-Both papers train a ResNet; here it is ganbench's small classifier with its fixed recipe and seed, so that values
-compare with each other and not with the papers'. GAN-train wants as many samples as there are training images.
+Both papers train a ResNet. Here it is ganbench's small classifier with its fixed recipe and seed, so that values can be
+compared with each other, but not with those of the papers. GAN-train needs as many samples as training images.
 
-The standard error is binomial over the images tested on; that of another training run is not in it.
+The standard error is binomial over the test images; the variation over training runs is not included.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,15 @@ Fit = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 
 
 def train(fit: Fit | None, side: Side) -> Callable[[Tensor], Tensor]:
-    """A classifier fitted to a labelled set. Raises Unavailable where it cannot be: too few images, or not square."""
+    """Return a classifier that is fitted to a labelled set.
+
+    Raises Unavailable if it cannot be trained: too few images, or images that are not square.
+    """
     labels = require_labels(side)
     if fit is None:
         raise Unavailable("there is no classifier to train")
     if len(labels) == 0 or labels.min() < 0:
-        raise Unavailable("a classifier needs images that are all labelled")
+        raise Unavailable("a classifier needs a label for every image")
     try:
         return fit(side.images, labels)
     except ValueError as error:
@@ -39,12 +42,12 @@ def train(fit: Fit | None, side: Side) -> Callable[[Tensor], Tensor]:
 
 
 def _value(predict: Callable[[Tensor], Tensor], on: Side, n_real: int, n_fake: int, over: str, seen: Tensor) -> Value:
-    """Accuracy on a labelled set, with a warning about classes that were not among the labels `seen` in training."""
+    """Accuracy on a labelled set, with a warning about classes that are missing from the training labels `seen`."""
     labels = require_labels(on)
     value, error = accuracy(predict(on.images), labels)
     unseen = sorted(set(labels.tolist()) - set(seen.tolist()))
     some = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
-    warnings = (f"no image to train on of {len(unseen)} of the classes tested: {some}",) if unseen else ()
+    warnings = (f"{len(unseen)} of the test classes have no training image: {some}",) if unseen else ()
     return Value(value, Uncertainty(error, "standard error", over), n_real, n_fake, warnings=warnings)
 
 

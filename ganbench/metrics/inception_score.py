@@ -1,16 +1,18 @@
-"""Inception Score: exp of the mean divergence of a classifier's answers from their own average.
+"""Inception Score: exp of the mean KL divergence of a classifier's predictions from their average.
 
     IS = exp( E_x KL( p(y|x) || p(y) ) )
 
-Salimans et al. (2016), "Improved Techniques for Training GANs", arXiv:1606.03498, Section 4. The samples are
-shuffled and cut into 10 splits; the score is the mean over splits, its spread their population standard deviation,
-as published. Logits of the published network have no bias and 1,008 classes. float64. Agrees with torch-fidelity
-on the same logits. Range [1, K], higher is better. It sees neither real images nor variety within a class.
+Source: Salimans et al. (2016), "Improved Techniques for Training GANs", arXiv:1606.03498, Section 4. The samples are
+shuffled and divided into 10 splits; the score is the mean over splits, and its spread is their population standard
+deviation, as published. The published network has logits without bias and 1,008 classes. All sums are in float64. The
+result agrees with torch-fidelity on the same logits. Range [1, K], higher is better. The score does not depend on real
+images, and it does not measure the variety within a class.
 
-`score_1split` is the same of all samples at once, as StudioGAN reports it: Kang et al. (2023), "StudioGAN: A Taxonomy
-and Benchmark of GANs for Image Synthesis", arXiv:2206.09479. It is higher than the mean of ten splits, each of which is
-biased downwards more: the two are not comparable. Its standard error is over the samples, to first order (delta
-method): the score times the standard error of the mean divergence, which does not move with p(y) to first order.
+`score_1split` is the score of all samples in a single split, as in StudioGAN: Kang et al. (2023), "StudioGAN: A
+Taxonomy and Benchmark of GANs for Image Synthesis", arXiv:2206.09479. It cannot be compared with the mean of ten
+splits, which is lower because smaller splits have a larger downward bias. Its standard error is over the samples, to
+first order (delta method): the score times the standard error of the mean divergence. The dependence on p(y) vanishes
+to first order.
 """
 
 import math
@@ -22,20 +24,25 @@ from torch import Tensor
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
 
 SPLITS = 10
-SHUFFLE_SEED = 2020  # torch-fidelity's; part of the protocol, so that one set of samples has one score
+SHUFFLE_SEED = 2020  # torch-fidelity's seed; fixed by the protocol, so that one set of samples has one score
 
 
 def divergences(logits: Tensor) -> Tensor:
-    """KL( p(y|x) || p(y) ) of each of N x K logits, p(y) being their average: float64, shape N, at least 0."""
+    """Return KL( p(y|x) || p(y) ) in nats for each row of N x K logits; p(y) is the average: float64 N."""
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - p.mean(0, keepdim=True).log()), 0.0).sum(1)
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
-    """The score of each of `splits` contiguous parts of N x K logits: float64, shape `splits`.
+    """Return the Inception Score of each of `splits` contiguous parts of the samples: float64 `splits`, in [1, K].
 
-    Raises Unavailable for fewer samples than splits.
+    logits: floating N x K. Shuffle the rows first if they are ordered by class.
+    Raises Unavailable if there are fewer samples than splits.
+    Source: Salimans et al. (2016), Section 4.
+
+    >>> inception_score(torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]), splits=2).round(decimals=2)
+    tensor([2., 1.], dtype=torch.float64)
     """
     n = len(logits)
     if n < splits:
@@ -56,12 +63,12 @@ def _compute(inputs: Inputs) -> list[Value]:
 
 
 def _compute_1split(inputs: Inputs) -> list[Value]:
-    each = divergences(require_logits(inputs.fake))
-    n = len(each)
+    per_sample = divergences(require_logits(inputs.fake))
+    n = len(per_sample)
     if n < 2:
         raise Unavailable(f"a standard error over the samples needs at least 2 images, not {n}")
-    score = each.mean().exp().item()
-    error = Uncertainty(score * each.std().item() / math.sqrt(n), "standard error", "the samples (delta method)")
+    score = per_sample.mean().exp().item()
+    error = Uncertainty(score * per_sample.std().item() / math.sqrt(n), "standard error", "the samples (delta method)")
     warnings = (f"{n:,} images: biased downwards, comparable only at equal counts",) if n < 5_000 else ()
     return [Value(score, error, 0, n, warnings=warnings)]
 

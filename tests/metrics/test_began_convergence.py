@@ -1,4 +1,4 @@
-"""BEGAN's measure of convergence, from losses in closed form; its error against fresh draws."""
+"""BEGAN's measure of convergence against closed forms, and its standard error against new samples."""
 
 import math
 
@@ -45,12 +45,12 @@ def test_the_loss_is_the_mean_absolute_difference_over_pixels_and_channels():
         ([0.0, 0.0], [0.0, 0.0], 0.7, 0.0),
     ],
 )
-def test_it_is_the_papers_formula(real, fake, gamma, expected):
+def test_the_value_follows_the_formula_of_the_paper(real, fake, gamma, expected):
     assert convergence_measure(torch.tensor(real), torch.tensor(fake), gamma)[0] == pytest.approx(expected, abs=1e-7)
 
 
-def test_the_protocol_puts_images_and_samples_through_the_auto_encoder():
-    # D adds 0.1 to whatever it is given: L(x) = L(G(z)) = 0.1.
+def test_the_protocol_reconstructs_images_and_samples():
+    # D adds 0.1 to its input: L(x) = L(G(z)) = 0.1.
     value = measure(images(70), gamma=0.3)
     assert value.value == pytest.approx(0.1 + 0.07, rel=1e-5)
     assert value.uncertainty.value == pytest.approx(0, abs=1e-6)
@@ -58,7 +58,7 @@ def test_the_protocol_puts_images_and_samples_through_the_auto_encoder():
     assert (value.n_real, value.n_fake) == (70, 5000)
 
 
-def test_samples_are_rounded_and_clipped_to_levels_as_images_are():
+def test_samples_are_clipped_and_rounded_to_grey_levels():
     seen = []
 
     def reconstruct(x):
@@ -72,11 +72,11 @@ def test_samples_are_rounded_and_clipped_to_levels_as_images_are():
     assert fine.details["loss_fake"] == pytest.approx(0.1, abs=1 / 255)
 
 
-def test_at_most_5000_images_of_the_reference_are_drawn():
+def test_the_protocol_draws_at_most_5000_reference_images():
     assert measure(images(5100), gamma=0.5).n_real == 5000
 
 
-def test_classes_are_drawn_where_the_model_takes_labels():
+def test_classes_are_drawn_if_the_model_takes_labels():
     asked = []
     measure(images(9), lambda z, y: asked.append(y) or z.view(-1, 1, 6, 6), classes=3, gamma=0.5)
     assert set(torch.cat(asked).tolist()) == {0, 1, 2}
@@ -85,18 +85,18 @@ def test_classes_are_drawn_where_the_model_takes_labels():
 
 
 @pytest.mark.parametrize("args", [{}, {"gamma": None}, {"gamma": "0.5"}, {"gamma": True}])
-def test_a_model_without_gamma_has_no_equilibrium(args):
+def test_a_model_without_gamma_is_unavailable(args):
     with pytest.raises(Unavailable, match="the model 'test' has no argument 'gamma'"):
         measure(images(9), **args)
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.5, math.nan])
-def test_gamma_lies_between_0_and_1(gamma):
+def test_gamma_outside_0_to_1_is_unavailable(gamma):
     with pytest.raises(Unavailable, match="between 0 and 1"):
         measure(images(9), gamma=gamma)
 
 
-def test_a_broken_model_has_none():
+def test_a_model_with_outputs_that_are_not_finite_is_unavailable():
     with pytest.raises(Unavailable, match="reconstructions are not finite"):
         measure(images(9), reconstruct=lambda x: x * math.nan, gamma=0.5)
     with pytest.raises(Unavailable, match="generated images are not finite"):
@@ -104,7 +104,7 @@ def test_a_broken_model_has_none():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_a_single_image_has_no_error(n):
+def test_fewer_than_two_images_are_unavailable(n):
     with pytest.raises(Unavailable, match=f"needs at least 2 images of the reference, not {n}"):
         measure(images(n), gamma=0.5)
     with pytest.raises(Unavailable, match=f"not {n} and 5"):

@@ -1,4 +1,4 @@
-"""Cluster error, against every permutation and against the definition."""
+"""Cluster error against all permutations and against the definition."""
 
 import itertools
 
@@ -19,7 +19,7 @@ SETS = st.integers(1, 30).flatmap(lambda n: st.tuples(numbers(n, 3), numbers(n, 
 
 
 def brute_force(labels, clusters):
-    """The least error over all ways to give each cluster a class of its own, or none."""
+    """Return the least error over all assignments of clusters to different classes, or to none."""
     groups = sorted(set(clusters))
     names = sorted(set(labels)) + [None] * len(groups)
     best = 0
@@ -30,7 +30,7 @@ def brute_force(labels, clusters):
 
 
 @given(SETS)
-def test_one_to_one_is_the_best_of_all_permutations(pair):
+def test_one_to_one_matching_is_the_best_of_all_permutations(pair):
     labels, clusters = pair
     clusters = [min(c, 3) for c in clusters]
     found = cluster_error(torch.tensor(labels), torch.tensor(clusters))
@@ -38,7 +38,7 @@ def test_one_to_one_is_the_best_of_all_permutations(pair):
 
 
 @given(SETS)
-def test_majority_gives_each_cluster_its_commonest_class_and_is_never_worse(pair):
+def test_majority_matching_takes_the_most_frequent_class_and_is_never_worse(pair):
     labels, clusters = pair
     right = 0
     for c in set(clusters):
@@ -49,7 +49,7 @@ def test_majority_gives_each_cluster_its_commonest_class_and_is_never_worse(pair
     assert found <= cluster_error(torch.tensor(labels), torch.tensor(clusters)) + 1e-12
 
 
-def test_names_of_clusters_and_classes_do_not_matter():
+def test_the_numbering_of_clusters_and_classes_does_not_matter():
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (200,), generator=g)
     clusters = torch.where(torch.rand(200, generator=g) < 0.8, labels, torch.randint(10, (200,), generator=g))
@@ -59,12 +59,12 @@ def test_names_of_clusters_and_classes_do_not_matter():
     assert cluster_error(100 - labels, -clusters) == error
 
 
-def test_more_clusters_than_classes_help_the_majority_alone():
+def test_more_clusters_than_classes_help_only_the_majority_matching():
     labels = torch.arange(40) % 2
     clusters = torch.arange(40) % 4
     assert cluster_error(labels, clusters, "majority") == 0
     assert cluster_error(labels, clusters) == 0.5
-    # One cluster for all: a half is right either way.
+    # One cluster for all images: half of them are right with both matchings.
     assert cluster_error(labels, 0 * labels) == cluster_error(labels, 0 * labels, "majority") == 0.5
 
 
@@ -77,7 +77,7 @@ def measure(stem, images, labels, classify):
     return value
 
 
-def test_the_models_largest_answer_is_the_cluster():
+def test_the_cluster_is_the_largest_logit_of_the_model():
     labels = torch.arange(60) % 3
     images = labels.view(-1, 1, 1, 1).to(torch.uint8)
 
@@ -93,7 +93,7 @@ def test_the_models_largest_answer_is_the_cluster():
     assert measure("cluster_error_majority", images, labels, classify).value == 0
 
 
-def test_what_is_missing_or_unknown_is_said():
+def test_missing_inputs_and_unknown_matchings_raise():
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4)
     with pytest.raises(ValueError, match="'one-to-one' or 'majority', not 'best'"):
         cluster_error(labels, labels, "best")

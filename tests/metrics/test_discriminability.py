@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on what was asked for, against scikit-learn; at native size and reduced."""
+"""Accuracy of a classifier on the requested classes against scikit-learn, at native and reduced size."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def measure(labels, logits, at=None):
     return discriminability.PROTOCOLS[0].compute(Inputs(Side(IMAGES), fake, None, torch.Generator()))
 
 
-def test_it_equals_scikit_learn_whole_and_a_class():
+def test_accuracy_equals_scikit_learn_in_total_and_per_class():
     logits, labels = draw(500, 7, 0)
     [value] = measure(labels, logits)
     answers = logits.argmax(1)
@@ -33,7 +33,7 @@ def test_it_equals_scikit_learn_whole_and_a_class():
     assert list(value.details["per_class"]) == [str(c) for c in range(7)]
 
 
-def test_each_resolution_is_a_value_with_its_own_suffix():
+def test_each_resolution_gives_a_value_with_its_own_suffix():
     logits, labels = draw(60, 4, 0)
     at = {r: draw(60, 4, r)[0] for r in (16, 8)}
     values = measure(labels, logits, at)
@@ -41,7 +41,7 @@ def test_each_resolution_is_a_value_with_its_own_suffix():
     assert [v.value for v in values] == [accuracy_score(labels, x.argmax(1)) for x in (logits, at[16], at[8])]
 
 
-def test_the_standard_error_is_the_standard_deviation_over_fresh_draws():
+def test_the_standard_error_equals_the_standard_deviation_over_new_samples():
     runs = []
     for seed in range(300):
         logits, labels = draw(200, 3, seed)
@@ -50,7 +50,7 @@ def test_the_standard_error_is_the_standard_deviation_over_fresh_draws():
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=0.15)
 
 
-def test_the_standard_error_is_not_zero_where_all_or_none_are_right():
+def test_the_standard_error_is_not_zero_at_0_or_100_percent():
     labels = torch.arange(10) % 2
     right = torch.nn.functional.one_hot(labels, 2).float()
     (all_right, e1), (none_right, e2) = accuracy(right, labels), accuracy(-right, labels)
@@ -67,19 +67,19 @@ def test_resolutions_are_the_powers_of_two_below_the_side(side, expected):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_the_classifier_does_not_know_makes_it_unavailable(label):
-    with pytest.raises(Unavailable, match=f"label {label} is beyond the extractor's 3 classes"):
+def test_a_label_outside_the_classes_is_unavailable(label):
+    with pytest.raises(Unavailable, match=f"label {label} is not one of the extractor's 3 classes"):
         measure(torch.tensor([0, 1, label]), torch.randn(3, 3))
 
 
-def test_no_labels_and_no_classes_make_it_unavailable():
+def test_missing_labels_or_logits_are_unavailable():
     with pytest.raises(Unavailable, match="no labels"):
         measure(None, torch.randn(3, 3))
     with pytest.raises(Unavailable, match="no classes"):
         measure(torch.tensor([0]), None)
 
 
-# --- Class by class: the rest of AC-GAN's analysis
+# --- AC-GAN's analysis by class
 
 
 def protocol(stem):
@@ -91,7 +91,7 @@ def compute(stem, fake, real=None, seed=0):
 
 
 def pictures(variety, each=8, seed=0, edge=16):
-    """Images of one class for each number: as many pictures of its own as `variety` says, repeated."""
+    """Return images of one class for each entry of `variety`: the number of distinct images, which are repeated."""
     g = torch.Generator().manual_seed(seed)
     images, labels = [], []
     for c, kinds in enumerate(variety):
@@ -101,7 +101,7 @@ def pictures(variety, each=8, seed=0, edge=16):
     return torch.cat(images), torch.tensor(labels)
 
 
-def test_a_class_gains_where_its_accuracy_is_higher_at_native_size_than_reduced():
+def test_a_class_gains_if_its_accuracy_is_higher_at_native_size():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     at_native = torch.nn.functional.one_hot(torch.tensor([0, 0, 1, 0, 2, 0]), 3).float()  # 1, 0.5, 0.5
     reduced = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 0, 2, 2]), 3).float()  # 0.5, 0.5, 1
@@ -112,7 +112,7 @@ def test_a_class_gains_where_its_accuracy_is_higher_at_native_size_than_reduced(
     assert value.uncertainty.over == "the classes (binomial)"
 
 
-def test_gains_are_a_value_for_each_resolution_and_none_without_one():
+def test_each_resolution_gives_a_share_of_gaining_classes_and_one_is_required():
     logits, labels = draw(200, 4, 0)
     fake = Side(IMAGES, labels, logits=logits, logits_at={r: draw(200, 4, r)[0] for r in (7, 4)})
     assert [v.suffix for v in compute("gaining_classes", fake)] == ["@7", "@4"]
@@ -128,7 +128,7 @@ def test_ms_ssim_of_a_class_is_the_mean_over_its_own_pairs():
     found = discriminability.class_ms_ssim(images, labels, torch.Generator().manual_seed(0), pairs=400)
     assert list(found) == [0, 1, 2]
     assert found[0] == pytest.approx(1, abs=1e-12)
-    # Eight images of two kinds: of the 7 others 3 are the same picture.
+    # Eight images of two kinds: 3 of the 7 other images are equal.
     other = discriminability.ms_ssim(images[16:17], images[17:18]).item()
     assert found[2] == pytest.approx(3 / 7 + 4 / 7 * other, abs=4 * 0.5 / 20)
     a, b = np.triu_indices(8, 1)
@@ -136,7 +136,7 @@ def test_ms_ssim_of_a_class_is_the_mean_over_its_own_pairs():
     assert found[1] == pytest.approx(every.mean().item(), abs=5 * every.std().item() / 20)
 
 
-def test_a_class_is_diverse_below_the_largest_mean_of_the_real_classes():
+def test_a_class_is_diverse_if_its_ms_ssim_is_below_the_largest_real_class_mean():
     real = Side(*pictures([2, 8], seed=1))
     fake = Side(*pictures([1, 8, 8, 8]))
     [value] = compute("diverse_classes", fake, real)
@@ -148,11 +148,11 @@ def test_a_class_is_diverse_below_the_largest_mean_of_the_real_classes():
     assert value.uncertainty.value == pytest.approx((5 / 8 * 3 / 8 / 8) ** 0.5, rel=1e-12)
 
 
-def test_diverse_classes_need_labels_and_two_images_of_each():
+def test_diverse_classes_need_labels_and_two_images_per_class():
     images, labels = pictures([2, 2])
     with pytest.raises(Unavailable, match="no labels"):
         compute("diverse_classes", Side(images, labels), Side(images))
-    with pytest.raises(Unavailable, match="class 1 has one image: a pair needs two"):
+    with pytest.raises(Unavailable, match="class 1 has one image"):
         compute("diverse_classes", Side(images[:9], labels[:9]), Side(images, labels))
 
 
@@ -168,8 +168,8 @@ def test_the_correlation_and_its_interval_equal_scipy(n):
     assert error == pytest.approx((interval.high - interval.low) / 2, rel=1e-9)
 
 
-def test_the_correlation_is_of_accuracy_and_likeness_over_classes():
-    # The classifier knows the classes that vary, and not those that do not: r is close to -1.
+def test_the_correlation_is_between_accuracy_and_ms_ssim_over_classes():
+    # The classifier is right on the classes with variety and wrong on the others: r is close to -1.
     images, labels = pictures([1, 1, 8, 8, 8])
     logits = torch.nn.functional.one_hot(torch.where(labels < 2, 4, labels), 5).float()
     [value] = compute("accuracy_diversity_correlation", Side(images, labels, logits=logits))
@@ -181,7 +181,7 @@ def test_the_correlation_is_of_accuracy_and_likeness_over_classes():
     assert protocol("accuracy_diversity_correlation").direction == "none"
 
 
-def test_a_correlation_needs_four_classes_that_differ():
+def test_the_correlation_needs_four_classes_that_differ():
     images, labels = pictures([8, 8, 8])
     logits = torch.nn.functional.one_hot(labels, 5).float()
     with pytest.raises(Unavailable, match="needs at least 4 classes, not 3"):

@@ -1,4 +1,4 @@
-"""GAN-train and GAN-test: who is trained on what and tested on what."""
+"""GAN-train and GAN-test: training and test sets."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from ganbench.metrics import Inputs, Side, Unavailable, gan_train_test
 
 
 def bars(n, classes=3, seed=0, edge=8, shift=0):
-    """Images whose class is where a bright bar is; `shift` moves the labels against the bars."""
+    """Return images whose class is the position of a bright bar; `shift` moves the bars relative to the labels."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     images = torch.randint(80, (n, 1, edge, edge), generator=g, dtype=torch.uint8)
@@ -29,18 +29,18 @@ def measure(stem, real, fake, held_out, fit=nearest_mean, shared=None):
     return value
 
 
-def test_gan_train_learns_of_the_fakes_and_gan_test_of_the_reals():
+def test_gan_train_trains_on_generated_and_gan_test_on_real_images():
     real, wrong, held_out = bars(60), bars(40, seed=1, shift=1), bars(30, seed=2)
     assert measure("gan_train", real, bars(40, seed=1), held_out).value == 1
     assert measure("gan_test", real, bars(40, seed=1), held_out).value == 1
     assert measure("gan_train", real, wrong, held_out).value == 0
     assert measure("gan_test", real, wrong, held_out).value == 0
-    # What the other set looks like is of no account.
+    # The third set does not matter.
     assert measure("gan_train", wrong, real, held_out).value == 1
     assert measure("gan_test", real, real, wrong).value == 1
 
 
-def test_the_error_is_binomial_over_what_is_tested_on():
+def test_the_standard_error_is_binomial_over_the_test_images():
     real, half, held_out = bars(60), bars(40, seed=1), bars(30, seed=2)
     half.labels[:20] = (half.labels[:20] + 1) % 3
     value = measure("gan_test", real, half, held_out)
@@ -51,12 +51,12 @@ def test_the_error_is_binomial_over_what_is_tested_on():
     assert (value.n_real, value.n_fake, value.uncertainty.over) == (30, 40, "the test images (binomial)")
 
 
-def test_classes_that_were_never_generated_are_wrong_and_said():
+def test_classes_without_generated_images_count_as_errors_and_give_a_warning():
     fake = bars(40, seed=1)
     two = Side(fake.images[fake.labels < 2], fake.labels[fake.labels < 2])
     value = measure("gan_train", bars(60), two, bars(30, seed=2))
     assert value.value == pytest.approx(2 / 3)
-    assert value.warnings == ("no image to train on of 1 of the classes tested: 2",)
+    assert value.warnings == ("1 of the test classes have no training image: 2",)
 
 
 def test_the_classifier_of_the_reference_is_trained_once():
@@ -72,14 +72,14 @@ def test_the_classifier_of_the_reference_is_trained_once():
     assert calls == [60]
 
 
-def test_what_cannot_be_trained_on_is_unavailable():
+def test_sets_that_cannot_be_trained_on_are_unavailable():
     few, wide = bars(20), bars(200)
     wide = Side(wide.images[:, :, :6], wide.labels)
     for stem in ("gan_train", "gan_test"):
         for bad in (few, wide):
             with pytest.raises(Unavailable, match=r"the classifier needs other images: .*128 square images"):
                 measure(stem, bad, bad, bars(30), fit_classifier)
-        with pytest.raises(Unavailable, match="all labelled"):
+        with pytest.raises(Unavailable, match="a label for every image"):
             measure(stem, *[Side(few.images, few.labels - 1)] * 2, few)
         with pytest.raises(Unavailable, match="no labels"):
             measure(stem, few, Side(few.images), few)
