@@ -1,4 +1,8 @@
-"""The contract that a reference model fulfils, and its checkpoints."""
+"""The contract that a reference model fulfils, and its checkpoints.
+
+contract.py    GAN (base class), Batch, minimize, capabilities: all that a model imports from ganbench
+checkpoint.py  weights and model name in one file: save, load, and models by name
+"""
 
 from ganbench.gan.contract import CAPABILITIES, GAN, Batch, capabilities, minimize, minimize_together
 

@@ -1,6 +1,7 @@
-"""Checkpoints: a `.safetensors` file that says which model it is, so that `--ckpt FILE` needs nothing else.
+"""Checkpoints: a `.safetensors` file that holds the weights and names the model, so that `--ckpt FILE` is enough.
 
-Loading one can run no code. A foreign `.pt` file is read with `weights_only=True` or refused.
+Use `save` and `load`; `make_model` builds a new model by name. Loading a checkpoint runs no code from the file. A
+pickle (`.pt`, `.pth`) is read with torch's `weights_only=True`, and refused if it holds anything but plain values.
 """
 
 import inspect
@@ -25,9 +26,11 @@ from ganbench.gan import GAN
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint's metadata hold.
+    """Metadata of a checkpoint.
 
-    steps: updates of G. recipe: its name, or empty. data: what it was trained on.
+    model, args: name of the model, and its constructor arguments. steps: updates of G. recipe: name of the recipe, or
+    empty. data: the training data as a data spec, such as "mnist:train". seed: of the training run, or None. commit:
+    git commit of ganbench. version: version of ganbench. sha256: hash of the file, known after loading.
     """
 
     model: str
@@ -38,33 +41,38 @@ class Checkpoint:
     seed: int | None = None
     commit: str = ""
     version: str = __version__
-    sha256: str = ""  # of the file; filled in on loading
+    sha256: str = ""
 
     @property
     def first_class(self) -> int:
-        """What the model's class 0 is called in the whole set, of which it may have been trained on a part."""
+        """The label in the whole data set of the model's class 0: above 0 after training on a class subset."""
         classes = classes_in(self.data)
         return classes.start if classes else 0
 
 
 def save(path: Path, state: dict[str, Tensor], meta: Checkpoint) -> None:
-    """Write the weights and their metadata atomically."""
-    # Cloned: the format refuses tensors that share memory, and models may tie their weights.
+    """Write a state dict and its metadata to `path`, atomically.
+
+    Raises UserError if the file cannot be written, and TypeError if `meta.args` are not plain values.
+    """
+    # Clone, because the format refuses tensors that share memory, and models may tie their weights.
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with atomic_path(path) as part:
         try:
             save_file(tensors, part, metadata={"ganbench": json.dumps(asdict(meta))})
-        except SafetensorError as error:  # its way to say that the disk is full
+        except SafetensorError as error:  # raised for a full disk
             raise OSError(str(error)) from error
 
 
 def load(path: Path, model: str | None = None) -> tuple[GAN, Checkpoint]:
-    """The model of a checkpoint, in evaluation mode on the CPU, and its metadata.
+    """Return the model of a checkpoint, and its metadata.
 
-    Raises UserError for a file that is missing, truncated, no checkpoint, or one of a model other than `model`.
+    The model is on the CPU, in evaluation mode, and its parameters take no gradients.
+    model: the name that the checkpoint must have. A pickle that holds only a state dict needs it.
+    Raises UserError if the file is missing, damaged or not a checkpoint, or holds another model.
     """
     if not path.is_file():
-        raise UserError(f"--ckpt {path}: there is no such file.")
+        raise UserError(f"--ckpt {path}: no such file. Check the path.")
     if path.suffix in (".pt", ".pth"):
         state, meta = _load_pickle(path, model)
     else:
@@ -77,9 +85,10 @@ def load(path: Path, model: str | None = None) -> tuple[GAN, Checkpoint]:
 
 
 def make_model(name: str, args: dict[str, Any], whose: str) -> GAN:
-    """A newly initialised model with these constructor arguments.
+    """Return a newly initialised model, on the CPU in training mode.
 
-    Raises UserError, beginning with `whose` arguments they are, for an unknown model and for arguments that it refuses.
+    args: arguments of its constructor. whose: where the arguments come from, as the first words of an error message.
+    Raises UserError for an unknown model, and for arguments that the model refuses.
     """
     cls = registry.load("models", name)
     known = list(inspect.signature(cls).parameters)
@@ -88,7 +97,7 @@ def make_model(name: str, args: dict[str, Any], whose: str) -> GAN:
             raise UserError(f"{whose}: the model '{name}' has no argument '{key}'.{did_you_mean(key, known)}")
     try:
         gan: GAN = cls(**args)
-    except Exception as error:  # every model has its own way to refuse
+    except Exception as error:  # models refuse arguments with errors of many types
         raise UserError(
             f"{whose}: the model '{name}' refuses its arguments {args} ({type(error).__name__}: {error})."
         ) from error
@@ -96,7 +105,10 @@ def make_model(name: str, args: dict[str, Any], whose: str) -> GAN:
 
 
 def build(meta: Checkpoint, state: dict[str, Tensor], name: str) -> GAN:
-    """The model that `meta` describes with the weights `state`."""
+    """Return the model that `meta` describes, with the weights `state`, in evaluation mode and without gradients.
+
+    name: the file, for error messages. Raises UserError if the weights do not fit the model.
+    """
     gan = make_model(meta.model, meta.args, f"--ckpt {name}")
     try:
         gan.load_state_dict(state)
@@ -113,43 +125,43 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], Checkpoint]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"--ckpt {path} is truncated or no safetensors file ({error}): copy or train it again."
+            f"--ckpt {path} is truncated or not a safetensors file ({error}): copy it again, or train again."
         ) from error
     if "ganbench" not in metadata:
         raise UserError(
-            f"--ckpt {path} has no ganbench metadata: it was not written by ganbench, so its model is unknown."
+            f"--ckpt {path} has no ganbench metadata, so its model is unknown: give a checkpoint that ganbench wrote."
         )
     try:
         meta = Checkpoint(**json.loads(metadata["ganbench"]))
         if not isinstance(meta.model, str) or not isinstance(meta.args, dict):
-            raise TypeError("the model's name or arguments are of the wrong type")
+            raise TypeError("'model' must be a string and 'args' a table")
         return state, meta
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"--ckpt {path}: its metadata cannot be read ({error}); a newer ganbench may have written it."
+            f"--ckpt {path}: the metadata cannot be read ({error}). If a newer ganbench wrote it, update ganbench."
         ) from error
 
 
 def _load_pickle(path: Path, model: str | None) -> tuple[dict[str, Tensor], Checkpoint]:
-    """A state dict, or {"model", "args", "state_dict"}, from a pickle of nothing but tensors and plain values."""
+    """Read a state dict, or a dict with "state_dict", "model" and "args", from a pickle of tensors and plain values."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle's version: it is read, or refused below
+            warnings.simplefilter("ignore")  # about the pickle's version: the file is read, or refused below
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean that the file is not safe or not whole
+    except Exception as error:  # torch raises errors of many types; all mean that the file is unsafe or damaged
         raise UserError(
-            f"--ckpt {path} is refused: it is not a whole file of plain tensors, and reading more could run code. "
-            "Save its state_dict() alone, or better as .safetensors."
+            f"--ckpt {path} is refused: it is damaged or holds more than plain tensors, so reading it could run code. "
+            "Save only model.state_dict(), preferably as .safetensors."
         ) from error
     if not isinstance(value, dict):
-        raise UserError(f"--ckpt {path} holds a {type(value).__name__}, not a state dict.")
+        raise UserError(f"--ckpt {path} holds a {type(value).__name__}, not a state dict: save model.state_dict().")
     wrapped = "state_dict" in value
     state = value["state_dict"] if wrapped else value
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"--ckpt {path} holds something else than a state dict: save model.state_dict() alone.")
+        raise UserError(f"--ckpt {path} holds a dict that is not a state dict: save only model.state_dict().")
     name, args = (value.get("model", model), value.get("args", {})) if wrapped else (model, {})
     if not name:
-        raise UserError(f"--ckpt {path} does not say which model it is: give --model.")
+        raise UserError(f"--ckpt {path} does not name its model: give --model.")
     if not isinstance(name, str) or not isinstance(args, dict):
-        raise UserError(f"--ckpt {path}: 'model' must be a name and 'args' a dict of its arguments.")
+        raise UserError(f"--ckpt {path}: 'model' must be a name, and 'args' a dict of arguments of the model.")
     return state, Checkpoint(model=name, args=args)

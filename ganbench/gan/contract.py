@@ -1,8 +1,53 @@
-"""The contract that a reference model fulfils.
+"""The contract between ganbench and a reference model.
 
-A reference model is one `torch.nn.Module` in one file that can be read beside the paper. The training loop knows only
-`begin`, `optimizers`, `training_step` and `finish`; the evaluation knows only `sample` and what else the model can do.
-Images are float in [-1, 1] here, N x C x H x W.
+A reference model is one `torch.nn.Module` in one file that can be read beside the paper. It subclasses `GAN`. Training
+calls `begin`, `optimizers`, `training_step` and `finish`; evaluation calls `sample` and the other CAPABILITIES that the
+class defines. Images are float N x C x H x W in [-1, 1], labels int64 N in 0..K-1.
+
+A complete model of images of 8 x 8 pixels, without labels:
+
+    >>> import torch
+    >>> import torch.nn.functional as F
+    >>> from torch import nn
+    >>> from torch.optim import Adam
+    >>> from ganbench.gan import GAN, Batch, capabilities, minimize
+
+    >>> class TinyGAN(GAN):
+    ...     def __init__(self, latent_dim=4, lr=1e-3):  # plain values with defaults: a checkpoint stores them
+    ...         super().__init__()
+    ...         self.image_shape, self.latent_dim, self.lr = (1, 8, 8), latent_dim, lr
+    ...         self.G = nn.Sequential(nn.Linear(latent_dim, 64), nn.Tanh(), nn.Unflatten(1, self.image_shape))
+    ...         self.D = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    ...
+    ...     def optimizers(self):
+    ...         return {"D": Adam(self.D.parameters(), self.lr), "G": Adam(self.G.parameters(), self.lr)}
+    ...
+    ...     def training_step(self, batch, opt):
+    ...         fake = self.G(self.sample_latent(len(batch.x)).to(batch.x))
+    ...         d_loss = F.softplus(-self.D(batch.x)).mean() + F.softplus(self.D(fake.detach())).mean()
+    ...         d_loss = minimize(d_loss, opt["D"])
+    ...         g_loss = minimize(F.softplus(-self.D(fake)).mean(), opt["G"])
+    ...         return {"d_loss": d_loss, "g_loss": g_loss}
+    ...
+    ...     def sample_latent(self, n, generator=None):
+    ...         return torch.randn(n, self.latent_dim, generator=generator)
+    ...
+    ...     def generate(self, z, y=None):
+    ...         return self.G(z)
+    ...
+    ...     def sample(self, n, y=None, generator=None):
+    ...         return self.generate(self.sample_latent(n, generator).to(self.device))
+
+It can be trained and evaluated:
+
+    >>> model = TinyGAN()
+    >>> losses = model.training_step(Batch(x=torch.zeros(16, 1, 8, 8), y=None, step=0), model.optimizers())
+    >>> sorted(losses)
+    ['d_loss', 'g_loss']
+    >>> model.sample(3).shape
+    torch.Size([3, 1, 8, 8])
+    >>> capabilities(model)
+    ['sample', 'sample_latent', 'generate']
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +57,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# What a paper may give its model beside `sample`; a metric names the ones it needs.
+# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three.
+# x is float N x C x H x W in [-1, 1]. A method that its configuration rules out raises ValueError with the reason.
+#   encode(x)                  -> float N x d, latents of the images
+#   encoder_features(x)        -> float N x ..., a hidden layer of the encoder
+#   reconstruct(x)             -> float N x C x H x W in [-1, 1], G(E(x))
+#   classify(x)                -> float N x K, class logits
+#   discriminator_features(x)  -> float N x ..., a hidden layer of the discriminator
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
     "discriminator_features",
@@ -20,11 +71,13 @@ CAPABILITIES = (
 
 
 class Batch(NamedTuple):
-    """What one training step sees.
+    """The data of one training step.
 
-    x: float N x C x H x W in [-1, 1]. y: int64 N, or None. step: updates of G before this one.
-    u: float M x C x H x W, images without labels from a stream of their own: of semi-supervised recipes alone, where x
-    and y are of the few labelled images.
+    x: images, float N x C x H x W in [-1, 1].
+    y: labels of x, int64 N, or None if the data set has none.
+    step: number of updates of G before this one.
+    u: images without labels, float M x C x H x W in [-1, 1], in semi-supervised training; otherwise None. With u, x and
+    y are drawn from the few labelled images.
     """
 
     x: Tensor
@@ -34,79 +87,111 @@ class Batch(NamedTuple):
 
 
 class GAN(nn.Module):
-    """Base of all reference models: attributes and methods to fill in.
+    """Base class of all reference models.
 
-    The constructor takes keyword arguments of plain types only: they are stored in the checkpoint, which needs
-    nothing else.
+    A subclass defines `optimizers`, `training_step` and `sample`, and the other methods that its paper has. Its
+    constructor takes keyword arguments of plain types, each with a default. A checkpoint stores these arguments and the
+    weights, and nothing else is needed to build the model again. Required methods raise NotImplementedError here.
     """
 
-    image_shape: tuple[int, int, int]  # C, H, W
-    num_classes: int = 0  # that `sample` can be asked for; 0: none
-    classes: int = 0  # of the labels that training sees, where `sample` takes none
-    game: tuple[str, str] | None = ("d_loss", "g_loss")  # logged losses of D, and of G by D's verdict; None: no such G
+    # C, H, W of the images.
+    image_shape: tuple[int, int, int]
+    # Number of classes that `sample` can be asked for, or 0.
+    num_classes: int = 0
+    # Number of classes of the labels that training needs, for a model whose `sample` takes no labels.
+    classes: int = 0
+    # Names of the adversarial losses of D and G, which show whether D has won; None if G has no such loss.
+    game: tuple[str, str] | None = ("d_loss", "g_loss")
 
     def begin(self, chunks: Iterable[Tensor]) -> None:
-        """What the paper does once, before the first step, such as fitting a whitening or a data-dependent start.
+        """Prepare the model once, before the first step. Examples are a whitening or a data-dependent initialisation.
 
-        `chunks`: all training images, each once, float in [-1, 1], a thousand at a time. What is learnt goes into
-        parameters and buffers, so that a run that goes on has it.
+        chunks: all training images, each once, as float n x C x H x W in [-1, 1] with n at most 1,000, on the model's
+        device. Store the results in parameters and buffers: a resumed run loads these and does not call `begin`.
         """
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """New optimisers by the name of the network that they update, with the paper's settings."""
+        """Return new optimisers with the paper's settings.
+
+        A key is the name of the attribute that holds the network: "D" updates exactly the parameters of `self.D`.
+        """
         raise NotImplementedError
 
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        """One pass through the paper's Algorithm 1. Returns the losses, detached, for the log."""
+        """Make one pass through the paper's training algorithm. Returns the losses for the log.
+
+        opt: the optimisers that `optimizers` returned. A loss is a detached scalar whose name ends with "_loss".
+        """
         raise NotImplementedError
 
     def finish(self, batches: Iterable[Batch]) -> None:
-        """What the paper does once, between the last step and the evaluation, such as recomputing batch norm's moments.
+        """Change the trained weights once, after the last step. An example is to recompute the moments of batch norm.
 
-        It changes the weights that are evaluated. `batches` are training batches without end: take what is needed.
+        batches: training batches without end; take as many as the paper does. The changed weights are evaluated, and
+        longer training continues from the unchanged ones.
         """
 
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """n images in [-1, 1]; `y` (int64 n) asks for classes. Randomness comes from `generator` (on the CPU) alone."""
+        """Return n images, float32 n x C x H x W in [-1, 1], on the model's device.
+
+        y: classes, int64 n; without y, a conditional model draws them. generator: the only source of randomness, on
+        the CPU, so that a seed determines the images.
+        """
         raise NotImplementedError
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n draws from the prior of z: by `generator`, on the CPU, so that a seed gives the same z on every device.
+        """Return n draws from the prior of z, float n x d or n x any shape.
 
-        Without one on torch's default device, which while a model trains is its own.
+        With a generator, draw on the CPU, so that a seed gives the same z on every device. Without one, draw on torch's
+        default device, which is the model's device during training.
         """
         raise NotImplementedError
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """G(z), or G(z, y): images in [-1, 1] of latents as `sample_latent` draws them; on the model's device."""
+        """Return G(z), or G(z, y) of a conditional model: float n x C x H x W in [-1, 1].
+
+        z: latents as `sample_latent` draws them. y: classes, int64 n. Both are on the model's device.
+        """
         raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
+        """The device that holds the parameters."""
         return next(self.parameters()).device
 
 
 def capabilities(model: GAN) -> list[str]:
-    """Those of CAPABILITIES that the model's class has."""
+    """Return the names in CAPABILITIES that the model's class defines, in the same order."""
     return [c for c in CAPABILITIES if getattr(type(model), c, None) not in (None, getattr(GAN, c, None))]
 
 
 def minimize(loss: Tensor, optimizer: Optimizer) -> Tensor:
-    """One step of `optimizer` down `loss`; returns the detached loss.
+    """Take one step of `optimizer` that lowers `loss`, a scalar. Returns the detached loss from before the step.
 
-    The gradient is taken with respect to the parameters of this optimiser only, as the paper's equation says: nothing
-    is computed for, or left behind in, the other networks.
+    Gradients are taken with respect to the parameters of this optimiser only, as in the paper's equation. No gradient
+    is computed for, or left behind in, another network.
+
+    >>> w = nn.Parameter(torch.tensor(1.0))
+    >>> loss = minimize(w.square(), torch.optim.SGD([w], lr=0.25))
+    >>> loss.item(), w.item()
+    (1.0, 0.5)
     """
     return minimize_together((loss, [optimizer]))[0]
 
 
 def minimize_together(*objectives: tuple[Tensor, list[Optimizer]]) -> list[Tensor]:
-    """Each `(loss, optimizers)`: one step of these optimisers down that loss. Returns the detached losses.
+    """Take one step for each `(loss, optimizers)`, simultaneously. Returns the detached losses from before the step.
 
-    All gradients are taken before any weight moves: for papers that update their networks simultaneously, from one
-    forward pass.
+    All gradients are taken before any weight moves. Use it for papers that update several networks from one forward
+    pass.
+
+    >>> x, y = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
+    >>> a, b = torch.optim.SGD([x], lr=1.0), torch.optim.SGD([y], lr=1.0)
+    >>> losses = minimize_together((x * y, [a]), (-x * y, [b]))
+    >>> x.item(), y.item()
+    (-1.0, 5.0)
     """
-    # The forward pass decides the types of the gradients: mixed precision has nothing to say here.
+    # Autocast is for the forward pass. The backward pass takes its dtypes from there.
     with torch.autocast(objectives[0][0].device.type, enabled=False):
         for i, (loss, optimizers) in enumerate(objectives):
             for optimizer in optimizers:
@@ -116,5 +201,6 @@ def minimize_together(*objectives: tuple[Tensor, list[Optimizer]]) -> list[Tenso
         for _, optimizers in objectives:
             for optimizer in optimizers:
                 optimizer.step()
-    torch.clear_autocast_cache()  # it holds the weights of before the step, which the next forward pass must not see
+    # Autocast caches low-precision copies of the weights, and the next forward pass must not use outdated ones.
+    torch.clear_autocast_cache()
     return [loss.detach() for loss, _ in objectives]
