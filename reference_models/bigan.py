@@ -4,14 +4,15 @@
 Jeff Donahue, Philipp Krähenbühl, Trevor Darrell. ICLR 2017, arXiv:1605.09782.
 Official code: https://github.com/jeffdonahue/bigan (train_mnist.sh; it has no autoencoder).
 
-BiGAN and what Table 1 compares it with, on the permutation-invariant networks for MNIST: the features of a plain
-discriminator (D), the latent regressor (LR), the joint latent regressor (JLR), autoencoders with l2 and l1 errors (AE).
-The networks are those of the code: 1024 units, no biases, batch norm without gain and shift, z joined again at the
-second layer. `convolutional` takes the networks of DCGAN's kind instead, for images of 4 * 2^k.
+This file has BiGAN and the models that Table 1 compares with it, on the permutation-invariant networks for MNIST: the
+features of a plain discriminator (D), the latent regressor (LR), the joint latent regressor (JLR), and autoencoders
+with l2 and l1 errors (AE). The networks are those of the code: 1024 units, no biases, batch norm without gain and
+shift, z joined again at the second layer. `convolutional` takes networks like DCGAN's instead, for images of 4 * 2^k.
 
-Unconfirmed: the autoencoders' form (here the mean over pixels of |x - G(E(x))| or of its square, z squashed to (-1, 1)
-as elsewhere) and their features (the encoder's last hidden layer, as for BiGAN); the split of Table 1 (its caption says
-test; the code's default is 10,000 held-out training images, and the figures fit those).
+Unconfirmed:
+- the form of the autoencoders (here the mean over pixels of |x - G(E(x))| or of its square, z squashed to (-1, 1) as
+  elsewhere) and their features (here the encoder's last hidden layer, as for BiGAN);
+- the split of Table 1: the caption says test, but its figures fit the code's default, 10,000 held-out training images.
 
 Deviations from the paper and its code:
 1. Between two evaluations batch norm keeps running moments, which only unfinished runs are sampled with.
@@ -22,12 +23,14 @@ Deviations from the paper and its code:
 5. The falling rate falls with every step; in the code once an epoch, which is at most 2.3 % ahead.
 6. Neighbours are looked up among all 60,000 training images; in the code among 50,000 of them.
 
-What Table 1 can tell: in the log of the official README (trained on 50,000 images, 10,000 held out) the last hidden
+Table 1 tells little: in the log of the official README (trained on 50,000 images, 10,000 held out) the last hidden
 layer of BiGAN's *untrained* encoder has 96.84 %, after 25 epochs 96.28, 200: 97.14, 400: 97.35.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -36,124 +39,94 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ganbench.gan import GAN, Batch, minimize_together
+from reference_models.layers import down_conv, lrelu, up_conv
+
+linear = partial(nn.Linear, bias=False)
+norm1d = partial(nn.BatchNorm1d, eps=1e-8, affine=False)
+norm2d = partial(nn.BatchNorm2d, eps=1e-8, affine=False)
+Shape = tuple[int, int, int]  # C, H, W
+Objectives = dict[str, tuple[Tensor, str]]  # name: loss, and the networks that minimise it
+
+# --- Permutation-invariant networks (net.py, mnist_mlp): images in [0, 1] inside (deviation 2) ---
 
 
-def linear(cin: int, cout: int) -> nn.Linear:
-    return nn.Linear(cin, cout, bias=False)
+class Reader(nn.Module):
+    """E(x) or D(x, z): x -> 1024, leaky ReLU -> 1024, batch norm, leaky ReLU -> outputs, not squashed.
 
+    joined: size of the z that is added at the second layer; 0: none.
+    """
 
-def norm(width: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(width, eps=1e-8, affine=False)
-
-
-def norm2d(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, eps=1e-8, affine=False)
-
-
-def lrelu(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, 0.2)
-
-
-# --- Permutation-invariant networks (net.py, mnist_mlp) ---
-
-
-class Encoder(nn.Module):
-    """x -> 1024, leaky ReLU -> 1024, batch norm, leaky ReLU -> d."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
+    def __init__(self, shape: Shape, width: int, outputs: int, joined: int = 0):
         super().__init__()
-        pixels = shape[0] * shape[1] * shape[2]
-        self.fc1, self.fc2, self.bn2, self.out = (
-            linear(pixels, width), linear(width, width), norm(width), linear(width, latent_dim)
-        )  # fmt: skip
+        self.fc1, self.fc2, self.bn2 = linear(math.prod(shape), width), linear(width, width), norm1d(width)
+        self.out = linear(width, outputs)
+        self.z2 = linear(joined, width) if joined else None
 
-    def features(self, x: Tensor) -> Tensor:
-        h = lrelu(self.fc1((x.flatten(1) + 1) / 2))  # deviation 2
-        return lrelu(self.bn2(self.fc2(h)))  # N x 1024, the last hidden layer
+    def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """The last hidden layer, N x 1024."""
+        h = self.fc2(lrelu(self.fc1((x.flatten(1) + 1) / 2)))
+        return lrelu(self.bn2(h if self.z2 is None else h + self.z2(z)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.features(x))  # N x d, not squashed
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        return self.out(self.features(x, z)).float()
 
 
 class Generator(nn.Module):
     """z -> 1024, batch norm, ReLU -> 1024 (of h and of z), batch norm, ReLU -> sigmoid."""
 
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
+    def __init__(self, shape: Shape, width: int, latent_dim: int):
         super().__init__()
         self.shape = shape
-        self.fc1, self.bn1 = linear(latent_dim, width), norm(width)
-        self.fc2, self.z2, self.bn2 = linear(width, width), linear(latent_dim, width), norm(width)
-        self.out = linear(width, shape[0] * shape[1] * shape[2])
+        self.fc1, self.bn1 = linear(latent_dim, width), norm1d(width)
+        self.fc2, self.z2, self.bn2 = linear(width, width), linear(latent_dim, width), norm1d(width)
+        self.out = linear(width, math.prod(shape))
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.relu(self.bn1(self.fc1(z)))
         h = F.relu(self.bn2(self.fc2(h) + self.z2(z)))
-        return 2 * torch.sigmoid(self.out(h).float()).unflatten(1, self.shape) - 1  # deviation 2
-
-
-class Discriminator(nn.Module):
-    """x -> 1024, leaky ReLU -> 1024 (of h and of z), batch norm, leaky ReLU -> logit. latent_dim 0: of x alone."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
-        super().__init__()
-        pixels = shape[0] * shape[1] * shape[2]
-        self.fc1, self.fc2, self.bn2, self.out = (
-            linear(pixels, width),
-            linear(width, width),
-            norm(width),
-            linear(width, 1),
-        )
-        self.z2 = linear(latent_dim, width) if latent_dim else None
-
-    def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        h = self.fc2(lrelu(self.fc1((x.flatten(1) + 1) / 2)))  # deviation 2
-        if self.z2 is not None:
-            h = h + self.z2(z)
-        return lrelu(self.bn2(h))  # N x 1024
-
-    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        return self.out(self.features(x, z)).squeeze(1).float()  # N
+        return 2 * torch.sigmoid(self.out(h).float()).unflatten(1, self.shape) - 1
 
 
 # --- Convolutional networks (deviation 3) ---
 
 
-class ConvEncoder(nn.Module):
-    """S x S -> ... -> 4 x 4 by 5x5 convolutions of stride 2 -> d."""
+class ConvReader(nn.Module):
+    """E(x) or D(x, z): S x S -> ... -> 4 x 4 by 5x5 convolutions of stride 2 -> outputs, not squashed.
 
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
+    joined: size of the z that is added at every layer after the first; 0: none.
+    """
+
+    def __init__(self, shape: Shape, width: int, outputs: int, joined: int = 0):
         super().__init__()
-        widths = [width << s for s in range((shape[1] // 4).bit_length() - 1)]
-        inputs = [shape[0], *widths[:-1]]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 5, stride=2, padding=2, bias=False) for a, b in zip(inputs, widths, strict=True)
-        )
+        widths = [width << s for s in range((shape[1] // 4).bit_length() - 1)]  # one for each halving down to 4 x 4
+        self.convs = nn.ModuleList(down_conv(a, b, bias=False) for a, b in pairwise((shape[0], *widths)))
         self.bns = nn.ModuleList([nn.Identity(), *(norm2d(w) for w in widths[1:])])
-        self.out = linear(widths[-1] * 16, latent_dim)
+        self.zs = nn.ModuleList(linear(joined, w) for w in widths[1:]) if joined else None
+        self.out = linear(widths[-1] * 16, outputs)
 
-    def features(self, x: Tensor) -> Tensor:
-        for conv, bn in zip(self.convs, self.bns, strict=True):
-            x = lrelu(bn(conv(x)))
+    def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """The last feature map, flattened."""
+        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            x = conv(x)
+            if i and self.zs is not None:
+                x = x + self.zs[i - 1](z)[:, :, None, None]
+            x = lrelu(bn(x))
         return x.flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.features(x))
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        return self.out(self.features(x, z)).float()
 
 
 class ConvGenerator(nn.Module):
     """z -> 4 x 4 -> ... -> S x S by transposed 5x5 convolutions of stride 2, z added at every layer, tanh."""
 
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
+    def __init__(self, shape: Shape, width: int, latent_dim: int):
         super().__init__()
         widths = [width << s for s in reversed(range((shape[1] // 4).bit_length() - 1))]
-        outputs = [*widths[1:], shape[0]]
         self.project = linear(latent_dim, widths[0] * 16)
         self.bns = nn.ModuleList(norm2d(w) for w in widths)
         self.zs = nn.ModuleList(linear(latent_dim, w) for w in widths[1:])
-        self.convs = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 5, stride=2, padding=2, output_padding=1, bias=False)
-            for a, b in zip(widths, outputs, strict=True)
-        )
+        self.convs = nn.ModuleList(up_conv(a, b, bias=False) for a, b in pairwise((*widths, shape[0])))
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.project(z).unflatten(1, (-1, 4, 4))
@@ -162,56 +135,14 @@ class ConvGenerator(nn.Module):
         return torch.tanh(h.float())
 
 
-class ConvDiscriminator(nn.Module):
-    """S x S -> ... -> 4 x 4, z added at every layer after the first -> logit. latent_dim 0: of x alone."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int, latent_dim: int):
-        super().__init__()
-        widths = [width << s for s in range((shape[1] // 4).bit_length() - 1)]
-        inputs = [shape[0], *widths[:-1]]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 5, stride=2, padding=2, bias=False) for a, b in zip(inputs, widths, strict=True)
-        )
-        self.bns = nn.ModuleList(norm2d(w) for w in widths[1:])
-        self.zs = nn.ModuleList(linear(latent_dim, w) for w in widths[1:]) if latent_dim else None
-        self.out = linear(widths[-1] * 16, 1)
-
-    def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        h = lrelu(self.convs[0](x))
-        for i, (conv, bn) in enumerate(zip(self.convs[1:], self.bns, strict=True)):
-            h = conv(h)
-            if self.zs is not None:
-                h = h + self.zs[i](z)[:, :, None, None]
-            h = lrelu(bn(h))
-        return h.flatten(1)
-
-    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        return self.out(self.features(x, z)).squeeze(1).float()  # N
-
-
-# --- What all rows of Table 1 share ---
-
-
-def squash(e: Tensor) -> Tensor:
-    """The encoder's output as a latent in (-1, 1): 2 sigmoid(e) - 1."""
-    return 2 * torch.sigmoid(e.float()) - 1
-
-
-def is_real(logit: Tensor) -> Tensor:
-    """-E log D: the pair is called one of data."""
-    return F.softplus(-logit).mean()
-
-
-def is_fake(logit: Tensor) -> Tensor:
-    """-E log(1 - D): the pair is called a generated one."""
-    return F.softplus(logit).mean()
+# --- All rows of Table 1 ---
 
 
 class Table1(GAN):
     """Networks, optimisers, schedule and latent of every row of Table 1.
 
-    `constant_steps` at the rate `lr`, then `decay_steps` of exponential decay to lr / 100: 200 epochs each in the code.
-    `moment_batches`: batches over which batch norm's moments are recomputed before the evaluation.
+    The learning rate is `lr` for `constant_steps`, then decays exponentially to lr / 100 over `decay_steps`: 200 epochs
+    each in the code. moment_batches: number of batches for batch norm's moments in the evaluation.
     """
 
     networks = "GDE"
@@ -225,22 +156,27 @@ class Table1(GAN):
         self, image_size: int = 28, channels: int = 1, latent_dim: int = 50, width: int = 1024,
         convolutional: bool = False, lr: float = 2e-4, weight_decay: float = 2.5e-5,
         constant_steps: int = 93600, decay_steps: int = 93600, moment_batches: int = 1000,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if convolutional and (image_size < 8 or image_size & (image_size - 1)):
             raise ValueError(f"image_size of convolutional networks must be a power of two from 8 on, not {image_size}")
         self.image_shape = (channels, image_size, image_size)
         self.latent_dim, self.lr, self.weight_decay = latent_dim, lr, weight_decay
         self.constant_steps, self.decay_steps, self.moment_batches = constant_steps, decay_steps, moment_batches
-        of = {"G": ConvGenerator, "D": ConvDiscriminator, "E": ConvEncoder} if convolutional else {
-            "G": Generator, "D": Discriminator, "E": Encoder}  # fmt: skip
-        for name in self.networks:
-            joined = latent_dim if name != "D" or self.joint else 0
-            self.add_module(name, of[name](self.image_shape, width, joined))
+        generator, reader = (ConvGenerator, ConvReader) if convolutional else (Generator, Reader)
+        self.G = generator(self.image_shape, width, latent_dim)
+        if "D" in self.networks:
+            self.D = reader(self.image_shape, width, outputs=1, joined=latent_dim if self.joint else 0)
+        if "E" in self.networks:
+            self.E = reader(self.image_shape, width, outputs=latent_dim)
         for p in self.parameters():
             nn.init.normal_(p, 0.0, 0.02)
         for name in set(self.networks) & set(self.zero_at_first):
             nn.init.zeros_(getattr(self, name).out.weight)
+
+    def objectives(self, x: Tensor) -> Objectives:
+        """Losses of one forward pass, each with the networks that it moves; a loss without any is only logged."""
+        raise NotImplementedError
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {
@@ -249,18 +185,25 @@ class Table1(GAN):
         }
 
     def set_rates(self, opt: Mapping[str, Optimizer], step: int) -> None:
-        """lr, then lr * 0.01^(share of the decay that has passed)."""
+        """lr, then lr * 0.01^(share of the decay that has passed) (deviation 5)."""
         passed = min(max(step - self.constant_steps, 0) / self.decay_steps, 1.0)
         for optimizer in opt.values():
             optimizer.param_groups[0]["lr"] = self.lr * 0.01**passed
 
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """All networks step at once, each down its objective."""
+        self.set_rates(opt, batch.step)
+        objectives = self.objectives(batch.x)
+        minimize_together(*((loss, [opt[n] for n in networks]) for loss, networks in objectives.values() if networks))
+        return {name: loss.detach() for name, (loss, _) in objectives.items()}
+
     @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Batch norm's moments as averages over `moment_batches` batches (the code's "deploy")."""
+        """Recompute batch norm's moments as plain averages over `moment_batches` batches (the code's "deploy")."""
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
         for m in norms:
             m.reset_running_stats()
-            m.momentum = None  # a plain average
+            m.momentum = None
         self.train()
         for batch in islice(batches, self.moment_batches):
             self.observe(batch.x)
@@ -269,7 +212,7 @@ class Table1(GAN):
             m.momentum = 0.1
 
     def observe(self, x: Tensor) -> None:
-        """A forward pass of every network as the evaluation uses it."""
+        """A forward pass of every network on what the evaluation gives it."""
         raise NotImplementedError
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -288,11 +231,11 @@ class WithEncoder(Table1):
     """The rows that have an encoder."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """E(x) in (-1, 1), N x d."""
-        return squash(self.E(x))
+        """E(x), squashed to (-1, 1) by 2 sigmoid - 1, N x d."""
+        return 2 * torch.sigmoid(self.E(x)) - 1
 
     def encoder_features(self, x: Tensor) -> Tensor:
-        """The last hidden layer of E, N x 1024: what Table 1 looks up neighbours in."""
+        """The last hidden layer of E, N x 1024: Table 1 looks up neighbours in it."""
         return self.E.features(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -300,71 +243,58 @@ class WithEncoder(Table1):
         return self.G(self.encode(x))
 
 
-# --- The rows of Table 1 ---
+class WithDiscriminator(Table1):
+    """The rows that have a discriminator."""
+
+    def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
+        """1/2 [-E_x log D(x, E(x)) - E_z log(1 - D(G(z), z))]   (Equation 2), or D of images alone"""
+        return 0.5 * (F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean())
+
+    def discriminator_features(self, x: Tensor) -> Tensor:
+        """The last hidden layer of D, N x 1024."""
+        return self.D.features(x)
+
+    def observe(self, x: Tensor) -> None:
+        self.G(self.sample_latent(len(x)).to(x))
+        self.discriminator_features(x)
 
 
-class BiGAN(WithEncoder):
+# --- The rows ---
+
+
+class BiGAN(WithEncoder, WithDiscriminator):
     """BiGAN (Donahue, Krähenbühl, Darrell, 2017)."""
 
     joint = True
     game = "d_loss", "ge_loss"
 
-    def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-        """1/2 [-E_x log D(x, E(x)) - E_z log(1 - D(G(z), z))]   (Equation 2)"""
-        return 0.5 * (is_real(real_logit) + is_fake(fake_logit))
-
     def ge_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-        """1/2 [-E_x log(1 - D(x, E(x))) - E_z log D(G(z), z)], the inverse objective (Section 3.4)"""
-        return 0.5 * (is_fake(real_logit) + is_real(fake_logit))
+        """1/2 [-E_x log(1 - D(x, E(x))) - E_z log D(G(z), z)], the inverse objective   (Section 3.4)"""
+        return 0.5 * (F.softplus(real_logit).mean() + F.softplus(-fake_logit).mean())
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        self.set_rates(opt, batch.step)
-        x, z = batch.x, self.sample_latent(len(batch.x)).to(batch.x)
-        real_logit, fake_logit = self.D(x, squash(self.E(x))), self.D(self.G(z), z)
-        d_loss, ge_loss = minimize_together(
-            (self.d_loss(real_logit, fake_logit), [opt["D"]]),
-            (self.ge_loss(real_logit, fake_logit), [opt["G"], opt["E"]]),
-        )
-        return {"d_loss": d_loss, "ge_loss": ge_loss}
-
-    def observe(self, x: Tensor) -> None:
-        self.G(self.sample_latent(len(x)).to(x))
-        self.D(x, squash(self.E(x)))
+    def objectives(self, x: Tensor) -> Objectives:
+        z = self.sample_latent(len(x)).to(x)
+        real_logit, fake_logit = self.D(x, self.encode(x)), self.D(self.G(z), z)
+        return {"d_loss": (self.d_loss(real_logit, fake_logit), "D"),
+                "ge_loss": (self.ge_loss(real_logit, fake_logit), "GE")}
 
     def discriminator_features(self, x: Tensor) -> Tensor:
         """The last hidden layer of D at (x, E(x)), N x 1024."""
         return self.D.features(x, self.encode(x))
 
 
-class PlainGAN(Table1):
+class PlainGAN(WithDiscriminator):
     """Row D: a GAN, whose discriminator's last hidden layer is the feature."""
 
     networks = "GD"
 
-    def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-        """1/2 [-E_x log D(x) - E_z log(1 - D(G(z)))]"""
-        return 0.5 * (is_real(real_logit) + is_fake(fake_logit))
-
     def g_loss(self, fake_logit: Tensor) -> Tensor:
         """-E_z log D(G(z))"""
-        return is_real(fake_logit)
+        return F.softplus(-fake_logit).mean()
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        self.set_rates(opt, batch.step)
-        x, z = batch.x, self.sample_latent(len(batch.x)).to(batch.x)
-        fake_logit = self.D(self.G(z))
-        d_loss, g_loss = minimize_together(
-            (self.d_loss(self.D(x), fake_logit), [opt["D"]]), (self.g_loss(fake_logit), [opt["G"]])
-        )
-        return {"d_loss": d_loss, "g_loss": g_loss}
-
-    def observe(self, x: Tensor) -> None:
-        self.G(self.sample_latent(len(x)).to(x))
-        self.D(x)
-
-    def discriminator_features(self, x: Tensor) -> Tensor:
-        """The last hidden layer of D, N x 1024."""
-        return self.D.features(x)
+    def objectives(self, x: Tensor) -> Objectives:
+        fake_logit = self.D(self.G(self.sample_latent(len(x)).to(x)))
+        return {"d_loss": (self.d_loss(self.D(x), fake_logit), "D"), "g_loss": (self.g_loss(fake_logit), "G")}
 
 
 class LatentRegressor(PlainGAN, WithEncoder):
@@ -375,19 +305,14 @@ class LatentRegressor(PlainGAN, WithEncoder):
 
     def e_loss(self, e: Tensor, z: Tensor) -> Tensor:
         """Cross-entropy of sigmoid(e) with (z + 1) / 2, mean over the batch and the d dimensions"""
-        return F.binary_cross_entropy_with_logits(e.float(), (z + 1) / 2)
+        return F.binary_cross_entropy_with_logits(e, (z + 1) / 2)
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        self.set_rates(opt, batch.step)
-        x, z = batch.x, self.sample_latent(len(batch.x)).to(batch.x)
+    def objectives(self, x: Tensor) -> Objectives:
+        z = self.sample_latent(len(x)).to(x)
         fake = self.G(z)
         fake_logit = self.D(fake)
-        d_loss, g_loss, e_loss = minimize_together(
-            (self.d_loss(self.D(x), fake_logit), [opt["D"]]),
-            (self.g_loss(fake_logit), [opt["G"]]),
-            (self.e_loss(self.E(fake.detach()), z), [opt["E"]]),
-        )
-        return {"d_loss": d_loss, "g_loss": g_loss, "e_loss": e_loss}
+        return {"d_loss": (self.d_loss(self.D(x), fake_logit), "D"), "g_loss": (self.g_loss(fake_logit), "G"),
+                "e_loss": (self.e_loss(self.E(fake.detach()), z), "E")}
 
     def observe(self, x: Tensor) -> None:
         super().observe(x)
@@ -402,16 +327,12 @@ class JointLatentRegressor(LatentRegressor):
 
     game = "d_loss", "ge_loss"
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        self.set_rates(opt, batch.step)
-        x, z = batch.x, self.sample_latent(len(batch.x)).to(batch.x)
+    def objectives(self, x: Tensor) -> Objectives:
+        z = self.sample_latent(len(x)).to(x)
         fake = self.G(z)
         fake_logit, e_loss = self.D(fake), self.e_loss(self.E(fake), z)
-        d_loss, ge_loss = minimize_together(
-            (self.d_loss(self.D(x), fake_logit), [opt["D"]]),
-            (self.g_loss(fake_logit) + 0.25 * e_loss, [opt["G"], opt["E"]]),
-        )
-        return {"d_loss": d_loss, "ge_loss": ge_loss, "e_loss": e_loss.detach()}
+        return {"d_loss": (self.d_loss(self.D(x), fake_logit), "D"),
+                "ge_loss": (self.g_loss(fake_logit) + 0.25 * e_loss, "GE"), "e_loss": (e_loss, "")}
 
 
 class AutoencoderL2(WithEncoder):
@@ -424,11 +345,8 @@ class AutoencoderL2(WithEncoder):
         """E (x - G(E(x)))^2, images in [0, 1]"""
         return ((x - back) / 2).square().mean()
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        self.set_rates(opt, batch.step)
-        loss = self.reconstruction_loss(batch.x, self.reconstruct(batch.x))
-        (loss,) = minimize_together((loss, [opt["G"], opt["E"]]))
-        return {"reconstruction_loss": loss}
+    def objectives(self, x: Tensor) -> Objectives:
+        return {"reconstruction_loss": (self.reconstruction_loss(x, self.reconstruct(x)), "GE")}
 
     def observe(self, x: Tensor) -> None:
         self.reconstruct(x)

@@ -5,18 +5,20 @@ Alec Radford, Luke Metz, Soumith Chintala. ICLR 2016, arXiv:1511.06434.
 Official code: https://github.com/Newmu/dcgan_code (faces/train_uncond_dcgan.py, mnist/train_cond_dcgan.py).
 
 Two architectures are the authors': Figure 1 (64 x 64) and the conditional network of their MNIST code (28 x 28).
-Other sizes 4 * 2^k take Figure 1 with fewer or more stages, which is a convention and not in the paper.
+Other sizes 4 * 2^k take Figure 1 with fewer or more stages. This is a convention and not in the paper.
 
 Deviations from the paper and its code:
-1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the official code uses those of the
-   batch: so a sample does not depend on its neighbours.
+1. Samples are drawn with the running moments of batch norm (momentum 0.1), so that a sample does not depend on its
+   neighbours. The official code uses the moments of the batch.
 2. At 28 x 28, images in [-1, 1] are mapped to the official [0, 1] at the networks' doors; the networks are unchanged.
-3. With `num_classes`, Figure 1 gets the label at every layer in the way of the MNIST code (the paper has no such
-   network).
+3. With `num_classes`, Figure 1 gets the label at every layer, as the MNIST code's network does. The paper has no such
+   network.
 4. Adam's weight decay stands for the official code's L2 regulariser; it covers all parameters, batch norm included.
 """
 
 from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,22 +27,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ganbench.gan import GAN, Batch, minimize
+from reference_models.layers import down_conv, lrelu, up_conv, with_label
 
-
-def with_label(h: Tensor, y: Tensor | None) -> Tensor:
-    """[h, y]: the one-hot label y (N x K) joined to a vector, or as K constant maps to a feature map."""
-    if y is None:
-        return h
-    return torch.cat([h, y if h.ndim == 2 else y[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1)
-
-
-def down(cin: int, cout: int) -> nn.Conv2d:
-    return nn.Conv2d(cin, cout, 5, stride=2, padding=2, bias=False)  # 5x5, halves
-
-
-def up(cin: int, cout: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(cin, cout, 5, stride=2, padding=2, output_padding=1, bias=False)  # 5x5, doubles
-
+down = partial(down_conv, kernel=5, bias=False)  # halves the image
+up = partial(up_conv, kernel=5, bias=False)  # doubles it
 
 # --- Figure 1 ---
 
@@ -54,8 +44,7 @@ class Generator(nn.Module):
         widths = [width << s for s in reversed(range(stages))]  # width 128, S 64: 1024, 512, 256, 128
         self.project = nn.Linear(latent_dim + classes, widths[0] * 16, bias=False)
         self.bns = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
-        outputs = [*widths[1:], channels]
-        self.ups = nn.ModuleList(up(cin + classes, cout) for cin, cout in zip(widths, outputs, strict=True))
+        self.ups = nn.ModuleList(up(cin + classes, cout) for cin, cout in pairwise((*widths, channels)))
 
     def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
         h = self.project(with_label(z, y)).unflatten(1, (-1, 4, 4))
@@ -71,15 +60,15 @@ class Discriminator(nn.Module):
         super().__init__()
         stages = (size // 4).bit_length() - 1
         widths = [width << s for s in range(stages)]  # 128, 256, 512, 1024
-        inputs = [channels, *widths[:-1]]
-        self.downs = nn.ModuleList(down(cin + classes, cout) for cin, cout in zip(inputs, widths, strict=True))
+        self.downs = nn.ModuleList(down(cin + classes, cout) for cin, cout in pairwise((channels, *widths)))
         self.bns = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(w) for w in widths[1:])])
         self.logit = nn.Linear(widths[-1] * 16 + classes, 1)
 
     def features(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
+        """All convolutional feature maps."""
         h, maps = x, []
         for conv, bn in zip(self.downs, self.bns, strict=True):
-            h = F.leaky_relu(bn(conv(with_label(h, y))), 0.2)
+            h = lrelu(bn(conv(with_label(h, y))))
             maps.append(h)
         return maps
 
@@ -118,13 +107,14 @@ class MnistDiscriminator(nn.Module):
         self.logit = nn.Linear(1024 + classes, 1, bias=False)
 
     def features(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
-        h1 = F.leaky_relu(self.down1(with_label((x + 1) / 2, y)), 0.2)  # deviation 2
-        h2 = F.leaky_relu(self.bn2(self.down2(with_label(h1, y))), 0.2)
+        """All convolutional feature maps."""
+        h1 = lrelu(self.down1(with_label((x + 1) / 2, y)))  # deviation 2
+        h2 = lrelu(self.bn2(self.down2(with_label(h1, y))))
         return [h1, h2]
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = with_label(self.features(x, y)[-1].flatten(1), y)
-        h = F.leaky_relu(self.bn3(self.fc3(h)), 0.2)
+        h = lrelu(self.bn3(self.fc3(h)))
         return self.logit(with_label(h, y)).squeeze(1)  # N
 
 
@@ -134,8 +124,8 @@ class MnistDiscriminator(nn.Module):
 class DCGAN(GAN):
     """DCGAN (Radford, Metz, Chintala, 2016).
 
-    `image_size`: 28 for the MNIST network, else 4 * 2^k for Figure 1. `num_classes` 0 trains without labels.
-    `g_width`, `d_width`: maps of the layer next to the image (Figure 1: 128).
+    image_size: 28 for the MNIST network, else 4 * 2^k for Figure 1. num_classes: 0 trains without labels.
+    g_width, d_width: maps of the layer next to the image (Figure 1: 128).
     """
 
     G: Any
@@ -144,7 +134,7 @@ class DCGAN(GAN):
     def __init__(
         self, image_size: int = 64, channels: int = 3, num_classes: int = 0, latent_dim: int = 100,
         g_width: int = 128, d_width: int = 128, lr: float = 2e-4, weight_decay: float = 1e-5,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if image_size != 28 and (image_size < 8 or image_size & (image_size - 1)):
             raise ValueError(f"image_size must be 28 or a power of two from 8 on, not {image_size}")
@@ -159,12 +149,6 @@ class DCGAN(GAN):
         for name, p in self.named_parameters():  # weights N(0, .02), gains N(1, .02), biases 0
             nn.init.zeros_(p) if name.endswith("bias") else nn.init.normal_(p, float(p.ndim == 1), 0.02)
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        def adam(net: nn.Module) -> Adam:
-            return Adam(net.parameters(), self.lr, betas=(0.5, 0.999), weight_decay=self.weight_decay)
-
-        return {"D": adam(self.D), "G": adam(self.G)}
-
     def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
         """-E log D(x) - E log(1 - D(G(z)))"""
         return F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
@@ -172,6 +156,12 @@ class DCGAN(GAN):
     def g_loss(self, fake_logit: Tensor) -> Tensor:
         """-E log D(G(z)), the non-saturating form"""
         return F.softplus(-fake_logit).mean()
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        def adam(net: nn.Module) -> Adam:
+            return Adam(net.parameters(), self.lr, betas=(0.5, 0.999), weight_decay=self.weight_decay)
+
+        return {"D": adam(self.D), "G": adam(self.G)}
 
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         x, y = batch.x, self.one_hot(batch.y)
@@ -200,7 +190,10 @@ class DCGAN(GAN):
         return self.G(z, self.one_hot(y))
 
     def discriminator_features(self, x: Tensor) -> Tensor:
-        """All of D's convolutional maps, max-pooled to 4 x 4 and flattened (Section 5.1). Of models without labels."""
+        """All of D's convolutional maps, max-pooled to 4 x 4 and flattened (Section 5.1).
+
+        Raises ValueError for a conditional model.
+        """
         if self.num_classes:
             raise ValueError("D of a conditional DCGAN has no features of an image alone")
         return torch.cat([F.adaptive_max_pool2d(h, 4).flatten(1) for h in self.D.features(x, None)], 1)

@@ -5,18 +5,18 @@ Tim Salimans, Ian Goodfellow, Wojciech Zaremba, Vicki Cheung, Alec Radford, Xi C
 Official code: https://github.com/openai/improved-gan (mnist_svhn_cifar10: train_*_feature_matching.py,
 train_cifar_minibatch_discrimination.py, nn.py).
 
-The paper's two semi-supervised models: feature matching, whose classifier is better, and minibatch discrimination,
-whose samples are. Where paper and code differ this is the code: the unsupervised loss is halved; features are matched
-by mean squares on MNIST and by mean absolutes on SVHN and CIFAR-10 (Section 3.1: squares); D is narrower on SVHN than
-on CIFAR-10 (Section 6.3: the same); an image's closeness to itself is no minibatch feature; Adam's epsilon is under
-the root.
+The two semi-supervised models of the paper are here: feature matching, whose classifier is better, and minibatch
+discrimination, whose samples are. Where paper and code differ, this file follows the code: the unsupervised loss is
+halved; features are matched by mean squares on MNIST and by mean absolutes on SVHN and CIFAR-10 (Section 3.1: squares);
+D is narrower on SVHN than on CIFAR-10 (Section 6.3: the same); an image's closeness to itself is no minibatch feature;
+Adam's epsilon is under the root.
 
-Unconfirmed: what the models of Table 3 had beside what the code has. Virtual batch norm, historical averaging and
-one-sided label smoothing are in none of these scripts, and left out here. The state of the MNIST script that Table 1
-was made with: the paper appeared on 10 June 2016. The script of 9 June has Adam at 0.001, falling to 0 over the last
-third, no averaged weights, and a data-dependent start of G's output layer (`early=True, lr=0.001, epochs=300`). The
-script of 14 June and later has 0.003 to the end and averaged weights (the defaults). The state before the paper is the
-better guess.
+Unconfirmed:
+- the models of Table 3. The scripts lack virtual batch norm, historical averaging and one-sided label smoothing;
+- the state of the MNIST script that made Table 1. The paper appeared on 10 June 2016. The script of 9 June has Adam at
+  0.001, falling to 0 over the last third, no averaged weights, and a data-dependent start of G's output layer (`early`,
+  lr 0.001, epochs 300). The script of 14 June and later has 0.003 to the end and averaged weights (the defaults). The
+  state before the paper is the better guess.
 
 Deviations from the paper and its code:
 1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the code uses those of the batch.
@@ -24,8 +24,7 @@ Deviations from the paper and its code:
    permutation of its own.
 3. The average of D's weights is divided by 1 - 0.9999^t, where the code's starts at zero and stays so: after 180,000
    steps both are the same to 2e-8.
-4. The data-dependent start looks at 500 training images of any class; the code's are
-   labelled on SVHN and CIFAR-10.
+4. The data-dependent start looks at 500 training images of any class; the code's are labelled on SVHN and CIFAR-10.
 5. Pixels are divided by 127.5, on CIFAR-10 too, where the code divides by 128.
 6. The lengths of weight norm are exact, without the code's 1e-6 under the root.
 7. The minibatch model has no classifier here: its answer depends on the other images of the batch.
@@ -43,123 +42,19 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ganbench.gan import GAN, Batch, minimize
+from reference_models.layers import (
+    GaussianNoise,
+    MinibatchDiscrimination,
+    StartedWeightNorm,
+    data_dependent_start,
+    normal,
+    shift_norm,
+    up_conv,
+)
 
 AVERAGE_RATE = 1e-4  # a += 1e-4 (p - a)
 
-
-def lrelu(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, 0.2)
-
-
-# --- Layers (nn.py) ---
-
-
-class WeightNorm(nn.Module):
-    """A layer whose weights are scale theta / |theta|, a length for each output, and a bias (deviation 6).
-
-    train_scale: if False, the scale stays at its start. init_std: standard deviation of the outputs after the
-    data-dependent start; 0 means no such start. pooled: divide at the start by one deviation for the whole layer,
-    instead of one for each output.
-    """
-
-    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0, pooled: bool = False):
-        super().__init__()
-        assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-        self.layer, self.init_std, self.pooled, self.starting = layer, init_std, pooled, False
-        self.dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # theta's outputs
-        ones = torch.ones([n if d == self.dim else 1 for d, n in enumerate(layer.weight.shape)])
-        self.bias = nn.Parameter(torch.zeros(ones.numel()))
-        self.scale: Tensor
-        if train_scale:
-            self.scale = nn.Parameter(ones)
-        else:
-            self.register_buffer("scale", ones)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.starting and self.init_std:
-            self.start(self.linear(x, torch.zeros_like(self.bias)))
-        return self.linear(x, self.bias)
-
-    def linear(self, x: Tensor, bias: Tensor) -> Tensor:
-        weight = torch._weight_norm(self.layer.weight, self.scale, self.dim)
-        if isinstance(self.layer, nn.Linear):
-            return F.linear(x, weight, bias)
-        if isinstance(self.layer, nn.Conv2d):
-            return F.conv2d(x, weight, bias, self.layer.stride, self.layer.padding)
-        return F.conv_transpose2d(x, weight, bias, 2, 2, 1)
-
-    @torch.no_grad()
-    def start(self, h: Tensor) -> None:
-        """Scale and bias with which these outputs have mean 0 and deviation init_std (Salimans and Kingma, 2016)."""
-        dims = [d for d in range(h.ndim) if d != 1]
-        deviation = h.float().std(dims, correction=0)
-        ratio = self.init_std / (deviation.square().mean().sqrt() if self.pooled else deviation)
-        self.bias.copy_(-h.float().mean(dims) * ratio)
-        self.scale.mul_(ratio.expand_as(self.bias).view_as(self.scale))
-
-
-class GaussianNoise(nn.Module):
-    """h + N(0, std^2) while training."""
-
-    def __init__(self, std: float):
-        super().__init__()
-        self.std = std
-
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.add(h, torch.randn(h.shape, device=h.device), alpha=self.std) if self.training else h
-
-
-class MinibatchDiscrimination(nn.Module):
-    """[h, o(h)]: how close an image is to the others of its batch, by B kernels of C dimensions each (Section 3.2).
-
-    o(h_i)_b = sum over j != i of exp(-|M_ib - M_jb|_1), + bias_b; M_i = T h_i with rows of T of length exp(log_scale).
-    """
-
-    def __init__(self, width: int, kernels: int, dims: int):
-        super().__init__()
-        self.theta = nn.Parameter(0.05 * torch.randn(kernels, dims, width))
-        self.log_scale = nn.Parameter(torch.zeros(kernels, dims))
-        self.bias = nn.Parameter(torch.full((kernels,), -1.0))
-        self.starting = False
-
-    def forward(self, h: Tensor) -> Tensor:
-        distances = self.distances(h)
-        if self.starting:
-            self.start(distances)
-            distances = self.distances(h)
-        o = (-distances).exp().sum(2).T - 1  # less exp(0), an image's closeness to itself
-        return torch.cat([h, o + self.bias], 1)
-
-    def distances(self, h: Tensor) -> Tensor:
-        """|M_ib - M_jb|_1, B x N x N."""
-        t = self.theta * (self.log_scale.exp() / self.theta.norm(dim=2)).unsqueeze(2)
-        m = F.linear(h, t.flatten(0, 1)).unflatten(1, self.log_scale.shape).transpose(0, 1).float()
-        return torch.cdist(m, m, p=1.0)
-
-    @torch.no_grad()
-    def start(self, distances: Tensor) -> None:
-        """Half the mean distance to the nearest other becomes 1, and then o has mean 0."""
-        itself = torch.full(distances.shape[1:2], math.inf, device=distances.device).diag()
-        half = 0.5 * (distances + itself).amin(2).mean(1)
-        self.log_scale.sub_(half.log().unsqueeze(1))
-        self.bias.copy_(1 - (-distances / half.view(-1, 1, 1)).exp().sum(2).mean(1))
-
-
-def normal(layer: nn.Module, std: float) -> nn.Module:
-    """The layer with weights from N(0, std^2)."""
-    assert isinstance(layer.weight, Tensor)
-    nn.init.normal_(layer.weight, 0.0, std)
-    return layer
-
-
-def batch_norm(width: int, norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.BatchNorm1d) -> nn.Module:
-    """Batch norm with a shift and no gain."""
-    layer = norm(width, eps=1e-6)
-    layer.weight = None  # type: ignore[assignment]
-    return layer
-
-
-# --- Permutation-invariant networks (train_mnist_feature_matching.py) ---
+# --- Permutation-invariant networks (train_mnist_feature_matching.py): images in [0, 1] inside ---
 
 
 class Generator(nn.Module):
@@ -171,35 +66,37 @@ class Generator(nn.Module):
     def __init__(self, shape: tuple[int, int, int], latent_dim: int, output_start: bool = False):
         super().__init__()
         self.shape = shape
-        self.fc1, self.bn1 = nn.Linear(latent_dim, 500, bias=False), batch_norm(500)
-        self.fc2, self.bn2 = nn.Linear(500, 500, bias=False), batch_norm(500)
+        self.fc1, self.bn1 = nn.Linear(latent_dim, 500, bias=False), shift_norm(500)
+        self.fc2, self.bn2 = nn.Linear(500, 500, bias=False), shift_norm(500)
         out = nn.Linear(500, math.prod(shape), bias=False)
         for layer in (self.fc1, self.fc2, out):
             nn.init.xavier_uniform_(layer.weight)
-        self.out = WeightNorm(out, train_scale=True, init_std=float(output_start), pooled=True)
+        self.out = StartedWeightNorm(out, train_scale=True, init_std=float(output_start), pooled=True)
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.softplus(self.bn1(self.fc1(z).float()))
         h = F.softplus(self.bn2(self.fc2(h).float()))
-        return 2 * torch.sigmoid(self.out(h).float()).unflatten(1, self.shape) - 1  # the code's images are in [0, 1]
+        return 2 * torch.sigmoid(self.out(h).float()).unflatten(1, self.shape) - 1
 
 
 class Discriminator(nn.Module):
-    """x -> 1000 -> 500 -> 250 -> 250 -> 250 -> K, weight norm, ReLU, and Gaussian noise on the input of every layer."""
+    """x -> 1000 -> 500 -> 250 -> 250 -> 250 -> K: weight norm, ReLU, and Gaussian noise on the input of every layer."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int):
         super().__init__()
+
+        def layer(cin: int, cout: int, noise: float, train_scale: bool = False) -> list[nn.Module]:
+            linear = normal(nn.Linear(cin, cout, bias=False), 0.1)
+            return [GaussianNoise(noise, fused=True), StartedWeightNorm(linear, train_scale)]
+
         layers: list[nn.Module] = []
-        widths = (math.prod(shape), 1000, 500, 250, 250, 250)
-        for i, (cin, cout) in enumerate(pairwise(widths)):
-            layers += [GaussianNoise(0.5 if i else 0.3), WeightNorm(normal(nn.Linear(cin, cout, bias=False), 0.1))]
-            layers += [nn.ReLU()]
+        for i, (cin, cout) in enumerate(pairwise((math.prod(shape), 1000, 500, 250, 250, 250))):
+            layers += [*layer(cin, cout, noise=0.5 if i else 0.3), nn.ReLU()]
         self.body = nn.Sequential(*layers)
-        last = normal(nn.Linear(widths[-1], classes, bias=False), 0.1)
-        self.out = nn.Sequential(GaussianNoise(0.5), WeightNorm(last, train_scale=True))
+        self.out = nn.Sequential(*layer(250, classes, noise=0.5, train_scale=True))
 
     def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer, before its noise, N x 250."""
+        """f(x): the last hidden layer, before its noise, N x 250."""
         return self.body((x.flatten(1) + 1) / 2).float()
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
@@ -218,24 +115,24 @@ class ConvGenerator(nn.Module):
         super().__init__()
 
         def up(cin: int, cout: int) -> nn.Module:
-            return normal(nn.ConvTranspose2d(cin, cout, 5, 2, padding=2, output_padding=1, bias=False), 0.05)
+            return normal(up_conv(cin, cout, bias=False), 0.05)
 
         self.body = nn.Sequential(
-            normal(nn.Linear(latent_dim, 512 * 16, bias=False), 0.05), batch_norm(512 * 16), nn.ReLU(),
+            normal(nn.Linear(latent_dim, 512 * 16, bias=False), 0.05), shift_norm(512 * 16), nn.ReLU(),
             nn.Unflatten(1, (512, 4, 4)),
-            up(512, 256), batch_norm(256, nn.BatchNorm2d), nn.ReLU(),
-            up(256, 128), batch_norm(128, nn.BatchNorm2d), nn.ReLU(),
-            WeightNorm(up(128, channels), train_scale=True, init_std=0.1),
-        )  # fmt: skip
+            up(512, 256), shift_norm(256, nn.BatchNorm2d), nn.ReLU(),
+            up(256, 128), shift_norm(128, nn.BatchNorm2d), nn.ReLU(),
+            StartedWeightNorm(up(128, channels), train_scale=True, init_std=0.1),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.tanh(self.body(z).float())
 
 
 class ConvDiscriminator(nn.Module):
-    """Nine convolutions with weight norm and leaky ReLU 0.2, the mean over places, and K logits.
+    """Nine convolutions with weight norm and leaky ReLU 0.2, the mean over pixels, and K logits.
 
-    `corruption` of the images: dropout 0.2, or Gaussian noise. kernels: of minibatch discrimination; 0: none.
+    corruption: layer on the images, dropout 0.2 or Gaussian noise. kernels: of minibatch discrimination; 0: none.
     """
 
     def __init__(self, channels: int, classes: int, width: int, corruption: nn.Module, kernels: int = 0):
@@ -243,7 +140,7 @@ class ConvDiscriminator(nn.Module):
 
         def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, padding: int = 0) -> nn.Module:
             layer = normal(nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), 0.05)
-            return nn.Sequential(WeightNorm(layer), nn.LeakyReLU(0.2))
+            return nn.Sequential(StartedWeightNorm(layer), nn.LeakyReLU(0.2))
 
         w, v = width, 2 * width
         self.body = nn.Sequential(
@@ -251,12 +148,13 @@ class ConvDiscriminator(nn.Module):
             conv(channels, w, padding=1), conv(w, w, padding=1), conv(w, w, stride=2, padding=1), nn.Dropout(0.5),
             conv(w, v, padding=1), conv(v, v, padding=1), conv(v, v, stride=2, padding=1), nn.Dropout(0.5),
             conv(v, v), conv(v, v, kernel=1), conv(v, v, kernel=1),
-        )  # fmt: skip
+        )
         self.minibatch = MinibatchDiscrimination(v, kernels, 5) if kernels else nn.Identity()
-        self.out = WeightNorm(normal(nn.Linear(v + kernels, classes, bias=False), 0.05), True, init_std=0.1)
+        out = normal(nn.Linear(v + kernels, classes, bias=False), 0.05)
+        self.out = StartedWeightNorm(out, train_scale=True, init_std=0.1)
 
     def features(self, x: Tensor) -> Tensor:
-        """The means over places, N x 2 width."""
+        """f(x): the means over pixels, N x 2 width."""
         return self.body(x).float().mean((2, 3))
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
@@ -265,7 +163,7 @@ class ConvDiscriminator(nn.Module):
         return tuple(self.out(self.minibatch(h)).float() for h in f)
 
 
-# --- What both models share ---
+# --- The models ---
 
 
 def adam(net: nn.Module, lr: float) -> Adam:
@@ -287,15 +185,15 @@ def add_epsilon(optimizer: Optimizer, *_: object) -> None:
 
 
 def log_z(logits: Tensor) -> Tensor:
-    """log sum_k exp l_k: the logit of D(x) = Z / (Z + 1), where l_{K+1} = 0."""
+    """log Z(x) = log sum_k exp l_k(x): the logit of D(x) = Z / (Z + 1), because l_{K+1} = 0   (Section 5)"""
     return logits.logsumexp(1)
 
 
 class SemiSupervised(GAN):
-    """Losses of D, schedule, start and latent of both models.
+    """Losses and step of D, optimisers, schedule, start and latent of both models.
 
-    `classes`: K, how many the labels in training have; samples take none. `lr` stays for two thirds of `epochs` of
-    `epoch_steps` and falls linearly to 0 in the last; epochs 0: it stays.
+    classes: K, the number of classes of the labels in training; samples take none. The learning rate stays at `lr` for
+    two thirds of `epochs` (of `epoch_steps` each) and falls linearly to 0 in the last; with epochs = 0 it stays.
     """
 
     game = None  # G's loss is of features, or falls to 0 where D wins
@@ -307,6 +205,22 @@ class SemiSupervised(GAN):
         self.classes, self.latent_dim = classes, latent_dim
         self.lr, self.epochs, self.epoch_steps = lr, epochs, epoch_steps
 
+    @torch.no_grad()
+    def begin(self, chunks: Iterable[Tensor]) -> None:
+        """The data-dependent start of G, from 100 latents, and of D, from 500 images (deviation 4)."""
+        x = torch.cat([chunk[torch.randperm(len(chunk))[:100]] for chunk in chunks])
+        with data_dependent_start(self):
+            self.G(self.sample_latent(100).to(x))
+            self.D(x[torch.randperm(len(x))[:500]])
+
+    def labelled_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """L_supervised = -E log p(y | x, y < K + 1) = E [-l_y(x) + log Z(x)]   (Section 5)"""
+        return F.cross_entropy(logits, y)
+
+    def unlabelled_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """1/2 L_unsupervised = -1/2 E log D(x) - 1/2 E log(1 - D(G(z)))   (Section 5, halved as in the code)"""
+        return 0.5 * (F.softplus(-log_z(real_logits)).mean() + F.softplus(log_z(fake_logits)).mean())
+
     def optimizers(self) -> dict[str, Optimizer]:
         return {"D": adam(self.D, self.lr), "G": adam(self.G, self.lr)}
 
@@ -315,26 +229,6 @@ class SemiSupervised(GAN):
         share = step // self.epoch_steps / self.epochs if self.epochs else 0.0
         for optimizer in opt.values():
             optimizer.param_groups[0]["lr"] = self.lr * max(0.0, min(3 - 3 * share, 1.0))
-
-    @torch.no_grad()
-    def begin(self, chunks: Iterable[Tensor]) -> None:
-        """The data-dependent start of G, from 100 latents, and of D, from 500 images (deviation 4)."""
-        x = torch.cat([chunk[torch.randperm(len(chunk))[:100]] for chunk in chunks])
-        layers = [m for m in self.modules() if isinstance(m, WeightNorm | MinibatchDiscrimination)]
-        for layer in layers:
-            layer.starting = True
-        self.G(self.sample_latent(100).to(x))
-        self.D(x[torch.randperm(len(x))[:500]])
-        for layer in layers:
-            layer.starting = False
-
-    def labelled_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """-E log p(y | x, y < K + 1) = E [-l_y + log Z(x)]   (Section 5, L_supervised)"""
-        return F.cross_entropy(logits, y)
-
-    def unlabelled_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """-1/2 E log D(x) - 1/2 E log(1 - D(G(z))), D = Z / (Z + 1)   (Section 5, L_unsupervised, halved)"""
-        return 0.5 * (F.softplus(-log_z(real_logits)).mean() + F.softplus(log_z(fake_logits)).mean())
 
     def d_step(self, batch: Batch, u: Tensor, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """D goes down both losses: of the labelled images, and of the unlabelled `u` against as many of G."""
@@ -346,9 +240,7 @@ class SemiSupervised(GAN):
         labelled_loss = self.labelled_loss(logits, batch.y)
         unlabelled_loss = self.unlabelled_loss(real_logits, fake_logits)
         d_loss = minimize(labelled_loss + unlabelled_loss, opt["D"])
-        return {
-            "d_loss": d_loss, "labelled_loss": labelled_loss.detach(), "unlabelled_loss": unlabelled_loss.detach()
-        }  # fmt: skip
+        return {"d_loss": d_loss, "labelled_loss": labelled_loss.detach(), "unlabelled_loss": unlabelled_loss.detach()}
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """z ~ U[0, 1]^100"""
@@ -362,21 +254,18 @@ class SemiSupervised(GAN):
         return self.G(z)
 
 
-# --- The models ---
-
-
 class ImprovedGAN(SemiSupervised):
     """Feature matching (Salimans et al., 2016): the rows of Tables 1 and 2 and of SVHN.
 
-    `image_size`: 28 for the permutation-invariant networks, or 32 for the convolutional ones, where `width` is the maps
-    of D's first three layers: 96 on CIFAR-10, 64 on SVHN. `early`: follow the MNIST script of 9 June 2016, in which D
-    classifies with its own weights instead of their average, and G's output layer has a data-dependent start.
+    image_size: 28 for the permutation-invariant networks, or 32 for the convolutional ones. width: maps of the first
+    three layers of the convolutional D, 96 on CIFAR-10 and 64 on SVHN. early: follow the MNIST script of 9 June 2016;
+    D classifies with its own weights instead of their average, and G's output layer has a data-dependent start.
     """
 
     def __init__(
         self, image_size: int = 28, channels: int = 1, classes: int = 10, latent_dim: int = 100, width: int = 96,
         lr: float = 3e-3, epochs: int = 0, epoch_steps: int = 600, early: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__(classes, latent_dim, lr, epochs, epoch_steps)
         if image_size not in (28, 32):
             raise ValueError(f"image_size must be 28 or 32, not {image_size}")
@@ -407,8 +296,7 @@ class ImprovedGAN(SemiSupervised):
         self.set_rates(opt, batch.step)
         d_images, g_images = batch.u.chunk(2)  # deviation 2
         losses = self.d_step(batch, d_images, opt)
-        if self.D_average is not None:
-            self.average(batch.step)
+        self.average(batch.step)
 
         with torch.no_grad():
             real_features = self.D.features(g_images)
@@ -419,8 +307,9 @@ class ImprovedGAN(SemiSupervised):
     @torch.no_grad()
     def average(self, step: int) -> None:
         """a += 1e-4 (p - a), over 1 - 0.9999^t: an average of trained weights alone (deviation 3)."""
-        weight = AVERAGE_RATE / -math.expm1((step + 1) * math.log1p(-AVERAGE_RATE))
-        torch._foreach_lerp_(list(self.D_average.parameters()), list(self.D.parameters()), weight)
+        if self.D_average is not None:
+            weight = AVERAGE_RATE / -math.expm1((step + 1) * math.log1p(-AVERAGE_RATE))
+            torch._foreach_lerp_(list(self.D_average.parameters()), list(self.D.parameters()), weight)
 
     def classify(self, x: Tensor) -> Tensor:
         """K logits of D, with its averaged weights unless `early`, N x K."""
@@ -430,20 +319,19 @@ class ImprovedGAN(SemiSupervised):
 class ImprovedGANMinibatch(SemiSupervised):
     """Minibatch discrimination (Salimans et al., 2016): the samples of Table 3.
 
-    `width`: maps of D's first three layers. `kernels`: of minibatch discrimination. `g_steps`: updates of G after each
-    of D.
+    width: maps of D's first three layers. kernels: of minibatch discrimination. g_steps: updates of G after each of D.
     """
 
     def __init__(
         self, image_size: int = 32, channels: int = 3, classes: int = 10, latent_dim: int = 100, width: int = 96,
         kernels: int = 100, g_steps: int = 3, lr: float = 3e-4, epochs: int = 0, epoch_steps: int = 500,
-    ):  # fmt: skip
+    ):
         super().__init__(classes, latent_dim, lr, epochs, epoch_steps)
         if image_size != 32:
             raise ValueError(f"image_size must be 32, not {image_size}")
         self.image_shape, self.g_steps = (channels, image_size, image_size), g_steps
         self.G = ConvGenerator(channels, latent_dim)
-        self.D = ConvDiscriminator(channels, classes, width, GaussianNoise(0.2), kernels)
+        self.D = ConvDiscriminator(channels, classes, width, GaussianNoise(0.2, fused=True), kernels)
 
     def g_loss(self, fake_logits: Tensor) -> Tensor:
         """E log(1 - D(G(z))), the minimax form"""

@@ -1,7 +1,5 @@
 """Improved-GAN against the equations and the code of Salimans et al. (2016)."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,15 +8,8 @@ from torch import nn
 
 from ganbench.gan import Batch
 from reference_models import improved_gan
-from reference_models.improved_gan import (
-    ConvDiscriminator,
-    ConvGenerator,
-    GaussianNoise,
-    ImprovedGAN,
-    ImprovedGANMinibatch,
-    MinibatchDiscrimination,
-    WeightNorm,
-)
+from reference_models.improved_gan import ConvDiscriminator, ConvGenerator, ImprovedGAN, ImprovedGANMinibatch
+from reference_models.layers import GaussianNoise, StartedWeightNorm
 
 
 def seeded(make, *args, **kwargs):
@@ -87,70 +78,20 @@ def test_the_minibatch_model_minimises_the_logarithm_of_one_minus_d():
     assert small_minibatch().g_loss(fake).item() == pytest.approx(np.log(1 - z / (z + 1)).mean(), rel=1e-6)
 
 
-# --- Layers ---
+# --- Networks ---
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape", "lengths"),
-    [
-        (nn.Linear(7, 4, bias=False), (50, 7), lambda w: w.square().sum(1).sqrt()),
-        (nn.Conv2d(3, 4, 3, 2, 1, bias=False), (20, 3, 8, 8), lambda w: w.square().sum((1, 2, 3)).sqrt()),
-        (nn.ConvTranspose2d(3, 4, 5, 2, 2, 1, bias=False), (20, 3, 4, 4), lambda w: w.square().sum((0, 2, 3)).sqrt()),
-    ],
-)
-def test_weight_norm_scales_each_output_by_the_length_of_its_weights(layer, shape, lengths):
-    norm, x = WeightNorm(layer, train_scale=True), torch.randn(shape)
-    norm.scale.data.uniform_(0.5, 2)
-    norm.bias.data.normal_()
-    by = [1, -1] + [1] * (len(shape) - 2)
-    expected = layer(x) * (norm.scale.flatten() / lengths(layer.weight)).view(by) + norm.bias.view(by)
-    torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("layer", [nn.Linear(7, 4, bias=False), nn.ConvTranspose2d(7, 4, 5, 2, 2, 1, bias=False)])
-@pytest.mark.parametrize("std", [1.0, 0.1])
-def test_after_the_data_dependent_start_outputs_have_mean_0_and_the_asked_deviation(layer, std):
-    norm, x = (
-        WeightNorm(layer, init_std=std),
-        3 + 5 * torch.randn((300, 7) if layer.weight.ndim == 2 else (20, 7, 4, 4)),
-    )
-    norm.starting = True
-    started = norm(x)
-    norm.starting = False
-    h = norm(x)
-    assert torch.equal(h, started)
-    dims = [d for d in range(h.ndim) if d != 1]
-    torch.testing.assert_close(h.mean(dims), torch.zeros(4), rtol=0, atol=1e-4)
-    torch.testing.assert_close(h.std(dims, correction=0), torch.full((4,), std), rtol=1e-4, atol=0)
-
-
-def test_a_pooled_start_gives_the_layer_one_scale_and_a_mean_square_of_1():
-    norm = WeightNorm(nn.Linear(7, 4, bias=False), train_scale=True, pooled=True)
-    x = 3 + 5 * torch.randn(300, 7) * torch.arange(1.0, 8)
-    norm.starting = True
-    norm(x)
-    norm.starting = False
-    h = norm(x)
-    assert norm.scale.unique().numel() == 1
-    torch.testing.assert_close(h.mean(0), torch.zeros(4), rtol=0, atol=1e-4)
-    assert h.square().mean().item() == pytest.approx(1, rel=1e-4)
-    assert h.std(0).max() > 1.02 * h.std(0).min()
-
-
-def test_the_early_form_has_no_average_and_a_start_of_gs_output():
-    model = seeded(ImprovedGAN, early=True, lr=0.001, epochs=300)
-    assert model.D_average is None
-    model.begin(images(1200).split(1000))
-    assert model.G.out.scale.unique().numel() == 1
-    assert (model.G.out.scale - 1).abs().min() > 0.01
-    model.eval()
-    assert torch.equal(model.classify(images(3)), model.D(images(3))[0])
-    optimizers = model.optimizers()
-    for epoch, rate in ((0, 0.001), (200, 0.001), (250, 0.0005), (299, 0.00001), (300, 0.0)):
-        model.set_rates(optimizers, epoch * 600)
-        assert [o.param_groups[0]["lr"] for o in optimizers.values()] == pytest.approx([rate, rate], abs=1e-12)
-    with pytest.raises(ValueError, match="image_size must be 28"):
-        ImprovedGAN(image_size=32, early=True)
+def test_the_mnist_networks_have_the_layers_of_the_code():
+    model = seeded(ImprovedGAN)
+    thetas = [tuple(m.layer.weight.shape) for m in model.D.modules() if isinstance(m, StartedWeightNorm)]
+    assert thetas == [(1000, 784), (500, 1000), (250, 500), (250, 250), (250, 250), (10, 250)]
+    assert [m.std for m in model.D.modules() if isinstance(m, GaussianNoise)] == [0.3, 0.5, 0.5, 0.5, 0.5, 0.5]
+    weights = 784 * 1000 + 1000 * 500 + 500 * 250 + 2 * 250 * 250 + 250 * 10
+    assert params(model.D) == weights + 1000 + 500 + 3 * 250 + 10 + 10  # biases, the last scale
+    assert params(model.G) == 100 * 500 + 500 * 500 + 500 * 784 + 500 + 500 + 784 + 784  # shifts, bias, scale
+    stds = [m.layer.weight.std().item() for m in model.D.modules() if isinstance(m, StartedWeightNorm)]
+    assert stds == pytest.approx([0.1] * 6, rel=0.05)
+    assert model.D.features(images(3)).shape == (3, 250)
 
 
 def test_a_scale_is_trained_only_where_it_is_asked_for():
@@ -161,63 +102,11 @@ def test_a_scale_is_trained_only_where_it_is_asked_for():
     assert [name for name, _ in model.G.named_parameters() if name.endswith("scale")] == ["out.scale"]
 
 
-def test_noise_has_its_deviation_and_is_absent_at_evaluation():
-    noise, h = GaussianNoise(0.3), torch.ones(200, 500)
-    torch.manual_seed(0)
-    out = noise(h)
-    assert out.mean().item() == pytest.approx(1, abs=0.005)
-    assert out.std().item() == pytest.approx(0.3, rel=0.01)
-    assert noise.eval()(h) is h
-
-
-def test_minibatch_discrimination_is_the_sum_over_the_other_images():
-    layer, h = seeded(MinibatchDiscrimination, 6, 3, 5), torch.randn(4, 6)
-    layer.log_scale.data.normal_(0, 0.3)
-    theta = layer.theta.detach().double().numpy()
-    scale = layer.log_scale.detach().double().exp().numpy()
-    expected = np.zeros((4, 3))
-    for b in range(3):
-        rows = theta[b] / np.linalg.norm(theta[b], axis=1, keepdims=True) * scale[b][:, None]  # 5 x 6
-        m = h.double().numpy() @ rows.T
-        for i in range(4):
-            expected[i, b] = sum(np.exp(-np.abs(m[i] - m[j]).sum()) for j in range(4) if j != i) - 1
-    out = layer(h)
-    assert out.shape == (4, 6 + 3)
-    assert torch.equal(out[:, :6], h)
-    np.testing.assert_allclose(out[:, 6:].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_start_of_minibatch_discrimination_sets_distances_and_the_mean_feature():
-    layer, h = seeded(MinibatchDiscrimination, 6, 3, 5), 4 * torch.randn(30, 6)
-    layer.starting = True
-    layer(h)
-    layer.starting = False
-    d = layer.distances(h) + torch.full((30,), math.inf).diag()
-    torch.testing.assert_close(0.5 * d.amin(2).mean(1), torch.ones(3), rtol=1e-4, atol=0)
-    torch.testing.assert_close(layer(h)[:, 6:].mean(0), torch.zeros(3), rtol=0, atol=1e-4)
-
-
-# --- Networks ---
-
-
-def test_the_mnist_networks_have_the_layers_of_the_code():
-    model = seeded(ImprovedGAN)
-    thetas = [tuple(m.layer.weight.shape) for m in model.D.modules() if isinstance(m, WeightNorm)]
-    assert thetas == [(1000, 784), (500, 1000), (250, 500), (250, 250), (250, 250), (10, 250)]
-    assert [m.std for m in model.D.modules() if isinstance(m, GaussianNoise)] == [0.3, 0.5, 0.5, 0.5, 0.5, 0.5]
-    weights = 784 * 1000 + 1000 * 500 + 500 * 250 + 2 * 250 * 250 + 250 * 10
-    assert params(model.D) == weights + 1000 + 500 + 3 * 250 + 10 + 10  # biases, the last scale
-    assert params(model.G) == 100 * 500 + 500 * 500 + 500 * 784 + 500 + 500 + 784 + 784  # shifts, bias, scale
-    stds = [m.layer.weight.std().item() for m in model.D.modules() if isinstance(m, WeightNorm)]
-    assert stds == pytest.approx([0.1] * 6, rel=0.05)
-    assert model.D.features(images(3)).shape == (3, 250)
-
-
 @pytest.mark.parametrize("width", [96, 64])
 def test_the_convolutional_discriminator_has_the_layers_of_the_code(width):
     net = seeded(ConvDiscriminator, 3, 10, width, nn.Dropout(0.2))
     w, v = width, 2 * width
-    shapes = [tuple(m.layer.weight.shape) for m in net.modules() if isinstance(m, WeightNorm)]
+    shapes = [tuple(m.layer.weight.shape) for m in net.modules() if isinstance(m, StartedWeightNorm)]
     assert shapes == [
         (w, 3, 3, 3), (w, w, 3, 3), (w, w, 3, 3), (v, w, 3, 3), (v, v, 3, 3), (v, v, 3, 3), (v, v, 3, 3),
         (v, v, 1, 1), (v, v, 1, 1), (10, v),
@@ -245,14 +134,6 @@ def test_the_convolutional_generator_has_the_layers_of_the_code():
     assert shapes == [(8192, 100), (512, 256, 5, 5), (256, 128, 5, 5), (128, 3, 5, 5)]
     assert params(net) == 819200 + 25 * (512 * 256 + 256 * 128 + 128 * 3) + 8192 + 256 + 128 + 3 + 3
     assert net(torch.rand(2, 100)).shape == (2, 3, 32, 32)
-
-
-def test_batch_norm_has_a_shift_and_no_gain():
-    norm, h = improved_gan.batch_norm(4), 2 + 3 * torch.randn(50, 4)
-    assert [name for name, _ in norm.named_parameters()] == ["bias"]
-    norm.bias.data.fill_(0.5)
-    expected = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-6).sqrt() + 0.5
-    torch.testing.assert_close(norm(h), expected)
 
 
 def test_mnist_images_are_in_0_to_1_inside_the_networks():
@@ -290,7 +171,7 @@ def test_losses_are_float32_under_mixed_precision():
 def test_the_start_looks_at_the_data_in_d_and_on_mnist_not_in_g():
     model = seeded(ImprovedGAN)
     model.begin(images(1200).split(1000))
-    scales = [m.scale for m in model.D.modules() if isinstance(m, WeightNorm)]
+    scales = [m.scale for m in model.D.modules() if isinstance(m, StartedWeightNorm)]
     assert all((s - 1).abs().max() > 0.01 for s in scales)
     assert torch.equal(model.G.out.scale, torch.ones_like(model.G.out.scale))
     out = model.D(images(500, seed=3))[0]
@@ -298,7 +179,23 @@ def test_the_start_looks_at_the_data_in_d_and_on_mnist_not_in_g():
     assert out.std(0).mean().item() == pytest.approx(1, abs=0.2)
     average = model.D_average.state_dict()
     assert all(torch.equal(v, average[k]) for k, v in model.D.state_dict().items())
-    assert not any(m.starting for m in model.modules() if isinstance(m, WeightNorm))
+    assert not any(m.starting for m in model.modules() if isinstance(m, StartedWeightNorm))
+
+
+def test_the_early_form_has_no_average_and_a_start_of_gs_output():
+    model = seeded(ImprovedGAN, early=True, lr=0.001, epochs=300)
+    assert model.D_average is None
+    model.begin(images(1200).split(1000))
+    assert model.G.out.scale.unique().numel() == 1
+    assert (model.G.out.scale - 1).abs().min() > 0.01
+    model.eval()
+    assert torch.equal(model.classify(images(3)), model.D(images(3))[0])
+    optimizers = model.optimizers()
+    for epoch, rate in ((0, 0.001), (200, 0.001), (250, 0.0005), (299, 0.00001), (300, 0.0)):
+        model.set_rates(optimizers, epoch * 600)
+        assert [o.param_groups[0]["lr"] for o in optimizers.values()] == pytest.approx([rate, rate], abs=1e-12)
+    with pytest.raises(ValueError, match="image_size must be 28"):
+        ImprovedGAN(image_size=32, early=True)
 
 
 def test_the_start_sets_the_last_layers_of_the_convolutional_networks_to_a_deviation_of_a_tenth():
