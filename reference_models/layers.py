@@ -266,7 +266,8 @@ class StartedWeightNorm(nn.Module):
             return F.linear(x, weight, bias)
         if isinstance(layer, nn.Conv2d):
             return F.conv2d(x, weight, bias, layer.stride, layer.padding)
-        return F.conv_transpose2d(x, weight, bias, layer.stride, layer.padding, layer.output_padding)
+        padding: Any = layer.padding  # never a word: only Conv2d takes "same"
+        return F.conv_transpose2d(x, weight, bias, layer.stride, padding, layer.output_padding)
 
     @torch.no_grad()
     def start(self, h: Tensor) -> None:

@@ -100,6 +100,29 @@ def test_a_network_ends_in_float32_under_mixed_precision_too():
     assert torch.equal(out, half.float().tanh())  # not the tanh of a bfloat16
 
 
+def test_a_conditional_sequence_joins_the_label_where_it_is_told_to():
+    body = layers.ConditionalSequential(
+        layers.JoinLabel(), nn.Linear(5, 4), nn.Dropout(0.5), layers.JoinLabel(), nn.Linear(6, 3)
+    ).eval()
+    h, y = torch.randn(7, 3), torch.randn(7, 2)
+    first, second = (m for m in body if isinstance(m, nn.Linear))
+    inner = array(torch.cat([h, y], 1)) @ array(first.weight).T + array(first.bias)
+    expected = np.concatenate([inner, array(y)], 1) @ array(second.weight).T + array(second.bias)
+    close(body(h, y), expected)
+
+
+def test_affine_maps_are_exact_between_the_two_ranges_of_pixels():
+    x = torch.linspace(-1, 1, 511)
+    assert torch.equal(layers.Affine(0.5, 0.5)(x), (x + 1) / 2)
+    assert torch.equal(layers.Affine(2, -1)(x), 2 * x - 1)
+
+
+def test_float32_ends_mixed_precision():
+    h = torch.randn(5).bfloat16()
+    assert torch.equal(layers.Float32()(h), h.float())
+    assert layers.Float32()(h).dtype == torch.float32
+
+
 def test_leaky_relu_has_the_slope_02():
     assert layers.lrelu(torch.tensor([-5.0, 0.0, 2.0])).tolist() == [-1.0, 0.0, 2.0]
 
