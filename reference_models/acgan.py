@@ -3,9 +3,11 @@
 "Conditional Image Synthesis With Auxiliary Classifier GANs",
 Augustus Odena, Christopher Olah, Jonathon Shlens. ICML 2017, arXiv:1610.09585. No official code was released.
 
-Unconfirmed, because the text that could be read leaves it open: the start map of G at 128 x 128 (8 x 8 x 12 is taken,
-the only reading in which four doublings give 128 and the linear layer has 768 units), the CIFAR-10 networks, the
-prior of z (N(0, I) here), the form of G's adversarial term, and Adam's beta2 (printed as 10^-3; 0.999 here).
+Unconfirmed, because the text that could be read leaves it open:
+- the start map of G at 128 x 128. Here it is 8 x 8 x 12, the only reading in which four doublings give 128 and the
+  linear layer has 768 units;
+- the CIFAR-10 networks, the prior of z (here N(0, I)), the form of G's adversarial term, and Adam's beta2 (printed as
+  10^-3; here 0.999).
 
 Deviations from the paper:
 1. G minimises -log P(S = real | fake) instead of log P(S = fake | fake): the non-saturating form, as all public
@@ -16,6 +18,7 @@ Deviations from the paper:
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ganbench.gan import GAN, Batch, minimize
+from reference_models.layers import GaussianNoise, normal_start, up_conv, with_label
 
 # Size of the images: side and maps of the linear layer's output, then maps of each transposed convolution but the last.
 G_PLAN = {
@@ -41,28 +45,13 @@ class Generator(nn.Module):
         side, first, maps = G_PLAN[size]
         self.start = (first, side, side)
         self.project = nn.Linear(latent_dim + classes, first * side * side)
-
-        def up(cin: int, cout: int) -> nn.Module:
-            return nn.ConvTranspose2d(cin, cout, 5, stride=2, padding=2, output_padding=1)
-
         layers: list[nn.Module] = []
-        for cin, cout in zip((first, *maps), maps, strict=False):
-            layers += [up(cin, cout), nn.BatchNorm2d(cout), nn.ReLU()]
-        self.body = nn.Sequential(*layers, up(maps[-1], channels), nn.Tanh())
+        for cin, cout in pairwise((first, *maps)):
+            layers += [up_conv(cin, cout), nn.BatchNorm2d(cout), nn.ReLU()]
+        self.body = nn.Sequential(*layers, up_conv(maps[-1], channels), nn.Tanh())
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.body(F.relu(self.project(torch.cat([z, c], 1))).unflatten(1, self.start))
-
-
-class ActivationNoise(nn.Module):
-    """h + N(0, std^2) while training, as in Salimans et al. (2016)."""
-
-    def __init__(self, std: float):
-        super().__init__()
-        self.std = std
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.std * torch.randn_like(h) if self.training and self.std else h
+        return self.body(F.relu(self.project(with_label(z, c))).unflatten(1, self.start))
 
 
 class Discriminator(nn.Module):
@@ -71,12 +60,12 @@ class Discriminator(nn.Module):
     def __init__(self, size: int, channels: int, classes: int, noise_std: float):
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (cin, cout) in enumerate(zip((channels, *D_MAPS), D_MAPS, strict=False)):
+        for i, (cin, cout) in enumerate(pairwise((channels, *D_MAPS))):
             stride = 2 - i % 2
             size = -(-size // stride)
             norm = nn.BatchNorm2d(cout) if i else nn.Identity()  # no batch norm at the input
             conv = nn.Conv2d(cin, cout, 3, stride, padding=1)
-            layers += [ActivationNoise(noise_std), conv, norm, nn.LeakyReLU(0.2), nn.Dropout(0.5)]
+            layers += [GaussianNoise(noise_std), conv, norm, nn.LeakyReLU(0.2), nn.Dropout(0.5)]
         self.body = nn.Sequential(*layers, nn.Flatten())
         self.out = nn.Linear(D_MAPS[-1] * size * size, 1 + classes)
 
@@ -88,13 +77,14 @@ class Discriminator(nn.Module):
 class ACGAN(GAN):
     """AC-GAN (Odena, Olah, Shlens, 2017).
 
-    `image_size`: 28, 32 (CIFAR-10) or 128 (Table 1). `noise_std`: Gaussian noise on the activations of D.
+    image_size: 28, 32 (CIFAR-10) or 128 (Table 1). noise_std: standard deviation of Gaussian noise on the activations
+    of D, as in Salimans et al. (2016).
     """
 
     def __init__(
         self, image_size: int = 32, channels: int = 3, num_classes: int = 10, latent_dim: int = 100,
         noise_std: float = 0.0, g_lr: float = 2e-4, d_lr: float = 2e-4,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if image_size not in G_PLAN:
             raise ValueError(f"image_size must be one of {sorted(G_PLAN)}, not {image_size}")
@@ -102,14 +92,7 @@ class ACGAN(GAN):
         self.num_classes, self.latent_dim, self.g_lr, self.d_lr = num_classes, latent_dim, g_lr, d_lr
         self.G = Generator(image_size, channels, num_classes, latent_dim)
         self.D = Discriminator(image_size, channels, num_classes, noise_std)
-        for module in self.modules():  # weights N(0, .02), biases 0
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, 0.0, 0.02)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return {"D": Adam(self.D.parameters(), self.d_lr, betas=(0.5, 0.999)),
-                "G": Adam(self.G.parameters(), self.g_lr, betas=(0.5, 0.999))}  # fmt: skip
+        normal_start(self, 0.02)
 
     def source_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
         """-L_S = -E log P(S = real | x) - E log P(S = fake | G(z, c))   (Equation 2)"""
@@ -118,6 +101,16 @@ class ACGAN(GAN):
     def class_loss(self, real_logits: Tensor, y: Tensor, fake_logits: Tensor, c: Tensor) -> Tensor:
         """-L_C = -E log P(C = y | x) - E log P(C = c | G(z, c))   (Equation 3)"""
         return F.cross_entropy(real_logits, y) + F.cross_entropy(fake_logits, c)
+
+    def g_loss(self, fake_logit: Tensor, fake_logits: Tensor, c: Tensor) -> Tensor:
+        """-E log P(S = real | G(z, c)) - E log P(C = c | G(z, c)), the terms of L_C - L_S with G (deviation 1)"""
+        return F.softplus(-fake_logit).mean() + F.cross_entropy(fake_logits, c)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {
+            "D": Adam(self.D.parameters(), self.d_lr, betas=(0.5, 0.999)),
+            "G": Adam(self.G.parameters(), self.g_lr, betas=(0.5, 0.999)),
+        }
 
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         x, y = batch.x, batch.y
@@ -131,9 +124,9 @@ class ACGAN(GAN):
         fake_s, fake_c = self.D(fake.detach())
         d_loss = minimize(self.source_loss(real_s, fake_s) + self.class_loss(real_c, y, fake_c, c), opt["D"])
 
-        # G maximises L_C - L_S; of both only the terms with G have a gradient
+        # G maximises L_C - L_S
         fake_s, fake_c = self.D(fake)
-        g_loss = minimize(F.softplus(-fake_s).mean() + F.cross_entropy(fake_c, c), opt["G"])  # deviation 1
+        g_loss = minimize(self.g_loss(fake_s, fake_c, c), opt["G"])
         return {"d_loss": d_loss, "g_loss": g_loss}
 
     def one_hot(self, c: Tensor) -> Tensor:

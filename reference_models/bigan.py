@@ -23,8 +23,8 @@ Deviations from the paper and its code:
 5. The falling rate falls with every step; in the code once an epoch, which is at most 2.3 % ahead.
 6. Neighbours are looked up among all 60,000 training images; in the code among 50,000 of them.
 
-Table 1 tells little: in the log of the official README (trained on 50,000 images, 10,000 held out) the last hidden
-layer of BiGAN's *untrained* encoder has 96.84 %, after 25 epochs 96.28, 200: 97.14, 400: 97.35.
+Table 1 tells little: in the log of the official README (50,000 training images, 10,000 held out) the last hidden layer
+of BiGAN's encoder has 96.84 % before training, and 96.28, 97.14, 97.35 after 25, 200, 400 epochs.
 """
 
 import math
