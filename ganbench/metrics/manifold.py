@@ -1,27 +1,30 @@
 """Fidelity and diversity by nearest neighbours: precision, recall, density, coverage.
 
-With B(x) the ball around x whose radius is the distance to its k-th nearest neighbour in its own set:
+Let B(x) be the ball around x whose radius is the distance to the k-th nearest neighbour of x in its own set. With
+generated samples f and real images r:
 
-    precision = mean over fakes of 1[ f in some B(r) ]        recall   = mean over reals of 1[ r in some B(f) ]
-    density   = mean over fakes of #{ r : f in B(r) } / k     coverage = mean over reals of 1[ some f in B(r) ]
+    precision = mean over f of 1[ f in some B(r) ]        recall   = mean over r of 1[ r in some B(f) ]
+    density   = mean over f of #{ r : f in B(r) } / k     coverage = mean over r of 1[ some f in B(r) ]
 
-Kynkäänniemi et al. (2019), "Improved Precision and Recall Metric for Assessing Generative Models",
-arXiv:1904.06991, Equation 1 (k = 3, closed balls); Naeem et al. (2020), "Reliable Fidelity and Diversity Metrics for
-Generative Models", arXiv:2002.09797, Equations 3 and 4 (k = 5, open balls). Range [0, 1], density [0, inf); higher is
-better. For equal distributions density is 1 and coverage about 1 - 2^-k, at equal counts. Agrees with torch-fidelity
-(precision, recall) and with `prdc` (density, coverage) on the same features. The published networks are VGG-16 in both
-papers, so every name here carries its extractor.
+Sources: Kynkäänniemi et al. (2019), "Improved Precision and Recall Metric for Assessing Generative Models",
+arXiv:1904.06991, Equation 1 (precision and recall: k = 3, closed balls); Naeem et al. (2020), "Reliable Fidelity and
+Diversity Metrics for Generative Models", arXiv:2002.09797, Equations 3 and 4 (density and coverage: k = 5, open balls).
+Range [0, 1], density [0, inf); higher is better. If both distributions and both counts are equal, the expected density
+is 1 and the expected coverage about 1 - 2^-k. Precision and recall agree with torch-fidelity, density and coverage with
+`prdc`, on the same features. The published network of both papers is VGG-16, so every name here includes its extractor.
 
-All four come of one pass over the distances, in float32 where that is enough to say who lies in a ball, and exactly
-where it is not: a sample on the border of a ball (a copy of the neighbour that makes the radius) is in the closed one
-and not in the open one. Samples that come twice are each other's neighbours.
+One pass over the distances gives all four. Float32 decides whether a sample is inside a ball if its rounding cannot
+change the answer; otherwise the distance is exact. A sample on the border of a ball (a copy of the neighbour that
+defines the radius) is inside a closed ball and outside an open one. Duplicates within a set are neighbours of each
+other.
 
-The standard error is over the samples of both sets, since the balls would be others too. Neither a mean over one set
-(which takes the other as given) nor a jackknife (which counts what several samples do together several times) gives
-it. Both sets are cut at random into G pairs of smaller sets: the variance of the value over them, over G, estimates
-the variance at the full size where that falls as 1 / n (Politis and Romano, 1994). In many dimensions it falls more
-slowly; so the same is done with 2 G pairs, and the change is carried on to the full size (Bertail, Politis and Romano,
-1999). It is never less than the error of the mean over the averaged set alone.
+The standard error is over the samples of both sets, because the balls change with the samples. A mean over one set does
+not give it (it takes the other set as fixed), nor does a jackknife (it counts interactions between samples several
+times). It is estimated by subsampling: both sets are split at random into G pairs of smaller sets, and the variance of
+the value over these pairs, divided by G, estimates the variance at full size if the variance falls as 1 / n (Politis
+and Romano, 1994). In many dimensions it falls more slowly. The same is therefore done with 2 G pairs, and the change is
+extrapolated to the full size (Bertail, Politis and Romano, 1999). The result is never below the standard error of the
+mean over the averaged set.
 """
 
 import math
@@ -47,13 +50,13 @@ from ganbench.metrics.distances import (
 )
 
 PR_K, DC_K = 3, 5
-PARTITION_SEED = 0  # the cuts into smaller sets serve four protocols, so they are drawn apart from any one of them
-MOST_GROWTH = 2.5  # of the error's square, beyond 1 / n, from the smaller sets to the full size: it is a rough estimate
+PARTITION_SEED = 0  # four protocols share the split into smaller sets, so it has a seed of its own
+MOST_GROWTH = 2.5  # limit of the variance's extrapolation factor beyond 1 / n, which is a rough estimate
 
 
 @dataclass(frozen=True)
 class Balls:
-    """Which balls: out to the k-th nearest neighbour; closed ones hold their border."""
+    """A kind of balls: the radius is the distance to the k-th nearest neighbour; closed balls include their border."""
 
     k: int
     closed: bool
@@ -64,10 +67,10 @@ KYNKAANNIEMI, NAEEM = Balls(PR_K, closed=True), Balls(DC_K, closed=False)
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What the four values are made of, for one sort of balls.
+    """The counts that the four values are computed from, for one kind of balls, N real images and M generated samples.
 
-    real_hits: for each fake, how many balls of reals hold it. fake_hits: for each real, how many balls of fakes hold
-    it. covered: for each real, whether its ball holds a fake.
+    real_hits: int64 M, number of balls of real images that contain each sample. fake_hits: int64 N, number of balls of
+    samples that contain each real image. covered: bool N, True if the ball of the real image contains a sample.
     """
 
     k: int
@@ -77,9 +80,9 @@ class Neighbourhoods:
 
 
 class _Distinct:
-    """The distinct rows of one set, how often each came, and how far their balls of each sort reach."""
+    """The distinct rows of one set, their counts, and the radii of their balls for each kind of balls."""
 
-    def __init__(self, x: Tensor, near: Neighbours, centre: Tensor, sorts: Sequence[Balls], size: int):
+    def __init__(self, x: Tensor, near: Neighbours, centre: Tensor, kinds: Sequence[Balls], size: int):
         self.x, self.near = x, near
         self.first = self.index = torch.arange(len(x))
         self.times = torch.ones_like(self.first)
@@ -87,34 +90,34 @@ class _Distinct:
             self.first, self.index, self.times = distinct(x)
         self.rows = Rows(x if len(self.first) == len(x) else x[self.first], centre, size)
         self.error = near.error[self.first]
-        self.radii = [near.squared[self.first, b.k - 1] for b in sorts]
+        self.radii = [near.squared[self.first, b.k - 1] for b in kinds]
         radius = torch.stack(self.radii).amax(0) + self.error
-        # Whatever is farther by its product form in that dtype is outside of all balls.
+        # A row whose squared distance by the product form in that dtype is larger is outside all balls.
         self.farthest = {t: (radius + self.rows.slack(radius, t)).to(t) for t in (torch.float32, torch.float64)}
 
 
 def neighbourhoods(
     real: Tensor,
     fake: Tensor,
-    sorts: Sequence[Balls] = (KYNKAANNIEMI, NAEEM),
+    kinds: Sequence[Balls] = (KYNKAANNIEMI, NAEEM),
     near_real: Neighbours | None = None,
     near_fake: Neighbours | None = None,
     size: int = TILE,
 ) -> list[Neighbourhoods]:
-    """Count who lies in whose ball, for N x d reals and M x d fakes: one answer for each sort of balls.
+    """Return, for each kind of balls, the counts of samples in balls between N x d reals and M x d samples.
 
     near_real, near_fake: the neighbours within each set, if they are known. Memory: tiles of size x size.
-    Raises Unavailable for k or fewer samples on a side.
+    Raises Unavailable if a set has k images or fewer.
     """
-    x, y, most = usual(real), usual(fake), max(b.k for b in sorts)
+    x, y, most = usual(real), usual(fake), max(b.k for b in kinds)
     if min(len(x), len(y)) <= most:
         raise Unavailable(f"{most} nearest neighbours need more than {most} images, not {min(len(x), len(y))}")
     if x.dtype != y.dtype:
         x, y = x.double(), y.double()
     near_x, near_y = near_real or neighbours(x, most, size), near_fake or neighbours(y, most, size)
-    reals, fakes = (_Distinct(s, near, mean(x), sorts, size) for s, near in ((x, near_x), (y, near_y)))
-    real_hits = torch.zeros(len(sorts), len(fakes.first), dtype=torch.int64)
-    held = torch.zeros(len(sorts), len(reals.first), dtype=torch.int64)  # fakes in the ball of a real
+    reals, fakes = (_Distinct(s, near, mean(x), kinds, size) for s, near in ((x, near_x), (y, near_y)))
+    real_hits = torch.zeros(len(kinds), len(fakes.first), dtype=torch.int64)
+    held = torch.zeros(len(kinds), len(reals.first), dtype=torch.int64)  # number of samples in the ball of each real
     fake_hits = torch.zeros_like(held)
     fits = reals.rows.dtype == fakes.rows.dtype == torch.float32
 
@@ -123,13 +126,13 @@ def neighbourhoods(
             in_real, in_fake = None, None
             for dtype in (torch.float32, torch.float64) if fits else (torch.float64,):
                 d = tile(reals.rows, a, fakes.rows, b, dtype)
-                in_real = _inside(d, reals, fakes, (a[0], b[0]), 0, sorts)
-                in_fake = _inside(d, fakes, reals, (b[0], a[0]), 1, sorts)
+                in_real = _inside(d, reals, fakes, (a[0], b[0]), 0, kinds)
+                in_fake = _inside(d, fakes, reals, (b[0], a[0]), 1, kinds)
                 if in_real is not None and in_fake is not None:
                     break
             assert in_real is not None
             assert in_fake is not None
-            for s in range(len(sorts)):
+            for s in range(len(kinds)):
                 i, j = in_real[s]
                 held[s].index_add_(0, i, fakes.times[j])
                 real_hits[s].index_add_(0, j, reals.times[i])
@@ -137,16 +140,16 @@ def neighbourhoods(
                 fake_hits[s].index_add_(0, i, fakes.times[j])
     return [
         Neighbourhoods(b.k, real_hits[s][fakes.index], fake_hits[s][reals.index], held[s][reals.index] > 0)
-        for s, b in enumerate(sorts)
+        for s, b in enumerate(kinds)
     ]
 
 
 def _inside(
-    d: Tensor, x: _Distinct, y: _Distinct, offsets: tuple[int, int], axis: int, sorts: Sequence[Balls]
+    d: Tensor, x: _Distinct, y: _Distinct, offsets: tuple[int, int], axis: int, kinds: Sequence[Balls]
 ) -> list[tuple[Tensor, Tensor]] | None:
-    """For each sort of balls, the pairs (row of x, row of y) of a tile with the latter in the ball of the former.
+    """For each kind of balls, the pairs (row of x, row of y) of a tile such that the ball of the x contains the y.
 
-    axis: of the tile, along which x lies. None where float32 leaves too many to be decided one by one.
+    axis: the axis of the tile that belongs to x. Returns None if float32 leaves too many pairs to decide one by one.
     """
     farthest = x.farthest[d.dtype][offsets[0] : offsets[0] + d.shape[axis]]
     pairs = (d <= (farthest[:, None] if axis == 0 else farthest)).nonzero()
@@ -154,19 +157,19 @@ def _inside(
     own, other = pairs[:, axis] + offsets[0], pairs[:, 1 - axis] + offsets[1]
     error = x.error[own] + x.rows.kappa(d.dtype) * (x.rows.norms[own] + y.rows.norms[other])
     found = []
-    for balls, radii in zip(sorts, x.radii, strict=True):
+    for balls, radii in zip(kinds, x.radii, strict=True):
         margin = radii[own] - squared
         inside = margin > error
         doubtful = (margin.abs() <= error).nonzero().squeeze(1)
         if d.dtype == torch.float32 and len(doubtful) > max(UNDECIDED * d.numel(), 100):
             return None
-        inside[doubtful] = _settle(balls, x, own[doubtful], y, other[doubtful])
+        inside[doubtful] = _exactly_inside(balls, x, own[doubtful], y, other[doubtful])
         found.append((own[inside], other[inside]))
     return found
 
 
-def _settle(balls: Balls, x: _Distinct, own: Tensor, y: _Distinct, other: Tensor) -> Tensor:
-    """Whether a distinct row of y is in the ball of one of x, for pairs: exactly."""
+def _exactly_inside(balls: Balls, x: _Distinct, own: Tensor, y: _Distinct, other: Tensor) -> Tensor:
+    """True for each pair of distinct rows if the ball of the row of x contains the row of y, by exact distances."""
     centres, which = own.unique(return_inverse=True)
     radius = x.near.exactly(x.x, x.first[centres], balls.k)[which]
     squared = exact(x.x, x.first[own], y.x, y.first[other])
@@ -174,42 +177,78 @@ def _settle(balls: Balls, x: _Distinct, own: Tensor, y: _Distinct, other: Tensor
 
 
 def _precision(n: Neighbourhoods) -> Tensor:
-    """One value a fake: 1 where it lies in the balls of the reals."""
+    """One value per sample: 1 if a ball of a real image contains it."""
     return (n.real_hits > 0).double()
 
 
 def _recall(n: Neighbourhoods) -> Tensor:
-    """One value a real: 1 where it lies in the balls of the fakes."""
+    """One value per real image: 1 if a ball of a sample contains it."""
     return (n.fake_hits > 0).double()
 
 
 def _density(n: Neighbourhoods) -> Tensor:
-    """One value a fake: how many balls of reals hold it, over k."""
+    """One value per sample: the number of balls of real images that contain it, divided by k."""
     return n.real_hits.double() / n.k
 
 
 def _coverage(n: Neighbourhoods) -> Tensor:
-    """One value a real: 1 where its ball holds a fake."""
+    """One value per real image: 1 if its ball contains a sample."""
     return n.covered.double()
 
 
 def precision(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
-    """Share of the M x d fakes in a closed ball of the N x d reals, in [0, 1]. Unavailable for k or fewer samples."""
+    """Return the share of generated samples inside the k-nearest-neighbour balls of the real images, in [0, 1].
+
+    real, fake: floating N x d and M x d features. The balls are closed.
+    Raises Unavailable if a set has k images or fewer.
+    Source: Kynkäänniemi et al. (2019), Equation 1.
+
+    >>> real, fake = torch.arange(6.0)[:, None], torch.tensor([[1.5], [2.5], [20.0], [21.0], [22.0]])
+    >>> precision(real, fake, k=1)
+    0.4
+    """
     return _precision(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
 
 
 def recall(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
-    """Share of the N x d reals in a closed ball of the M x d fakes, in [0, 1]. Unavailable for k or fewer samples."""
+    """Return the share of real images inside the k-nearest-neighbour balls of the generated samples, in [0, 1].
+
+    real, fake: floating N x d and M x d features. The balls are closed.
+    Raises Unavailable if a set has k images or fewer.
+    Source: Kynkäänniemi et al. (2019), Equation 1.
+
+    >>> real, fake = torch.arange(6.0)[:, None], torch.tensor([[1.5], [2.5], [20.0], [21.0], [22.0]])
+    >>> recall(real, fake, k=1)
+    0.5
+    """
     return _recall(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
 
 
 def density(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
-    """Mean over M x d fakes of the open balls of N x d reals that hold one, over k. Unavailable for k or fewer."""
+    """Return the mean number of real k-nearest-neighbour balls that contain a generated sample, over k: in [0, inf).
+
+    real, fake: floating N x d and M x d features. The balls are open.
+    Raises Unavailable if a set has k images or fewer.
+    Source: Naeem et al. (2020), Equation 3.
+
+    >>> real, fake = torch.arange(6.0)[:, None], torch.tensor([[1.5], [2.5], [20.0], [21.0], [22.0]])
+    >>> density(real, fake, k=1)
+    0.8
+    """
     return _density(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
 
 
 def coverage(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
-    """Share of open balls of the N x d reals that hold one of the M x d fakes. Unavailable for k or fewer samples."""
+    """Return the share of real k-nearest-neighbour balls that contain a generated sample, in [0, 1].
+
+    real, fake: floating N x d and M x d features. The balls are open.
+    Raises Unavailable if a set has k images or fewer.
+    Source: Naeem et al. (2020), Equation 4.
+
+    >>> real, fake = torch.arange(6.0)[:, None], torch.tensor([[1.5], [2.5], [20.0], [21.0], [22.0]])
+    >>> coverage(real, fake, k=1)
+    0.5
+    """
     return _coverage(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
 
 
@@ -219,10 +258,10 @@ FORMULAS = {
 
 
 def subsampled_errors(values: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
-    """Standard errors over the samples of both sets of V values of two sets, from smaller sets cut out of them.
+    """Return the standard errors of V values over the samples of both sets, by subsampling: float64 V.
 
-    values: float64 V of N x d and M x d features, such that neighbours are all that matters. None where there are
-    fewer than 48 samples on a side, of which no smaller sets can be made.
+    values: maps N x d and M x d features to V values (float64) that depend on nearest neighbours.
+    Returns None if a set has fewer than 48 samples, which is too few to split.
     """
     n = min(len(real), len(fake))
     groups = next((g for least, g in ((4000, 16), (192, 8), (96, 4), (48, 2)) if n >= least), 0)
@@ -244,16 +283,16 @@ def _variances(
     rounds: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Variances of the values over `groups` pairs of smaller sets, over their number; mean of rounds."""
+    """Variances of the values over `groups` pairs of smaller sets, divided by `groups`; mean over rounds."""
     variances = []
     for _ in range(rounds):
-        cuts = [torch.randperm(len(s), generator=generator).tensor_split(groups) for s in (real, fake)]
-        variances.append(torch.stack([values(real[i], fake[j]) for i, j in zip(*cuts, strict=True)]).var(0) / groups)
+        splits = [torch.randperm(len(s), generator=generator).tensor_split(groups) for s in (real, fake)]
+        variances.append(torch.stack([values(real[i], fake[j]) for i, j in zip(*splits, strict=True)]).var(0) / groups)
     return torch.stack(variances).mean(0)
 
 
-def _four(real: Tensor, fake: Tensor) -> Tensor:
-    """The four values of small sets, in the order of FORMULAS, in plain floating point."""
+def _four_values(real: Tensor, fake: Tensor) -> Tensor:
+    """The four values of small sets, in the order of FORMULAS, without exact decisions at borders."""
     centre = mean(real)
     x, y = real - centre, fake - centre
     y_within = fake - mean(fake)
@@ -272,7 +311,10 @@ def _four(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def neighbours_of(side: Side, x: Tensor) -> Neighbours:
-    """The nearest others of each sample of a side, kept with it: what needs one set alone, and half of all work."""
+    """Return the nearest neighbours of each sample within its own set, cached with the set.
+
+    Raises Unavailable if the set has 5 images or fewer.
+    """
     if len(x) <= DC_K:
         raise Unavailable(f"{DC_K} nearest neighbours need more than {DC_K} images, not {len(x)}")
     return Neighbours(**side.keep("neighbours/1", lambda: vars(neighbours(x, DC_K))))
@@ -290,9 +332,11 @@ def _protocol(name: str, source: str, over: str) -> Protocol:
             return neighbourhoods(real, fake, near_real=near[0], near_fake=near[1])
 
         values = formula(inputs.share("neighbourhoods", count)[which])
-        # As for a proportion: a share of 0 or 1 is not certain.
+        # One is added to the sum of squares, as for a proportion: a share of 0 or 1 is not certain.
         error = math.sqrt((values.var().item() * (len(values) - 1) + 1) / len(values)) / math.sqrt(len(values))
-        errors = inputs.share("errors of neighbourhoods", lambda: subsampled_errors(_four, usual(real), usual(fake)))
+        errors = inputs.share(
+            "errors of neighbourhoods", lambda: subsampled_errors(_four_values, usual(real), usual(fake))
+        )
         if errors is not None:
             error = max(error, errors[list(FORMULAS).index(name)].item())
         whose = f"{over} (too few for both sets)" if errors is None else "the samples of both sets (subsampling)"

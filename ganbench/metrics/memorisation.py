@@ -1,30 +1,30 @@
 """Memorisation: are the generated images copies of training images?
 
-Two shares. The first looks at features: with t the training sample nearest to a fake f, and t' the training sample
-nearest to t,
+Two shares are defined. `auth_share` compares features. Let t be the training image nearest to a generated sample f, and
+t' the training image nearest to t:
 
-    auth_share = mean over fakes of 1[ 0 < d(f, t) >= d(t, t') ]
+    auth_share = mean over f of 1[ 0 < d(f, t) >= d(t, t') ]
 
-Alaa et al. (2022), "How Faithful is your Synthetic Data? Sample-level Metrics for Evaluating and Auditing Generative
-Models", arXiv:2102.08921, Section 3.3: a sample nearer to a training sample than any other training sample is, is not
-authentic (the paper prints a percentage, 0 to 100). A copy is never authentic here, not even of a sample that is in the
-training set twice. Range [0, 1], higher is better; its ceiling is the row of real images.
+Source: Alaa et al. (2022), "How Faithful is your Synthetic Data? Sample-level Metrics for Evaluating and Auditing
+Generative Models", arXiv:2102.08921, Section 3.3. A sample is not authentic if it is nearer to a training image than
+every other training image is. (The paper reports a percentage, 0 to 100.) A copy is never authentic here, even if the
+training set contains the copied image twice. Range [0, 1], higher is better; the upper limit is the row of real data.
 
-The second looks at pixels: nearest neighbours among the training images in L1, as in Odena et al. (2017),
-"Conditional Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section 4.4, which shows them as a
-picture. What is near is what held-out real images say is near. With h of them, L1 distances D_1 <= ... <= D_h to
-their nearest training images, and j = max(1, floor((h + 1) / 100)),
+`memorised_share` compares pixels. Nearest training images in L1 are also shown in Odena et al. (2017), "Conditional
+Image Synthesis with Auxiliary Classifier GANs", arXiv:1610.09585, Section 4.4. Held-out real images define which
+distance counts as near. Let D_1 <= ... <= D_h be the L1 distances of h held-out images to their nearest training
+images, and j = max(1, floor((h + 1) / 100)):
 
-    memorised_share = mean over fakes of 1[ L1 distance to the nearest training image <= D_j ]
+    memorised_share = mean over f of 1[ L1 distance to the nearest training image <= D_j ]
 
-Range [0, 1], lower is better. New real images get j / (h + 1), about 1 %, and a generator that copies gets 1. One that
-makes simple images (blank ones, say) is near to simple training images without having copied them, and gets more too:
-look at the pairs, which `details` lists. Of more than 1,000 images on either side, 1,000 are drawn.
+Range [0, 1], lower is better. New real images get j / (h + 1), about 1 %, and a generator that copies gets 1. A
+generator of simple images (blank ones, for instance) is near simple training images without copying, and gets a high
+value too: look at the pairs that `details` lists. If a set has more than 1,000 images, 1,000 of them are drawn.
 
-Standard errors: auth_share over the samples of both sets, by subsampling as for precision and recall, and never less
-than that over the fakes alone (by cluster: those at the same training sample go together); memorised_share over the
-fakes (binomial, with two successes and two failures added) and over the held-out images (by the order statistics
-about D_j).
+Standard errors. `auth_share`: over the samples of both sets, by subsampling as for precision and recall, and never less
+than the error over the generated samples (clustered by their nearest training image). `memorised_share`: over the
+generated samples (binomial, with two successes and two failures added) and over the held-out images (by the order
+statistics around D_j).
 """
 
 import math
@@ -38,22 +38,29 @@ from ganbench.metrics.distances import Rows, exact, mean, squared_distances, til
 from ganbench.metrics.manifold import neighbours_of, subsampled_errors
 from ganbench.metrics.nearest_neighbour import nearest
 
-QUERIES = 1000  # images on either side whose nearest training images are looked for: each is compared with all of them
-CLOSEST = 10  # pairs that are listed
-NEAR = 100  # one held-out image in so many is 'near'
-CROWDED = 10  # more than one candidate in so many is many
-ROUNDING = 1 + 1e-4  # of sums in float32, generously
-BLOCK = 4  # pixels a side of the blocks whose sums bound an L1 distance from below
+QUERIES = 1000  # generated and held-out images, each compared with all training images
+CLOSEST = 10  # pairs listed in the details
+NEAR = 100  # one of 100 held-out images is near
+CROWDED = 10  # the bound is too weak if it leaves more than a tenth of the training images as candidates
+ROUNDING = 1 + 1e-4  # generous bound of the rounding of sums in float32
+BLOCK = 4  # side in pixels of the blocks whose sums give a lower bound of the L1 distance
 
 
 def nearest_training_images(real: Tensor, fake: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The k nearest of N real images (or features) to each of M fakes: indices int64 M x k, distances float64 M x k.
+    """Return the k training images nearest to each generated image: indices int64 M x k, and distances float64 M x k.
 
-    Images, uint8 x C x H x W: by L1 over pixels, 0 to 255 each. Features, floating x d: Euclidean. Ascending; the
-    first of equals first. Raises Unavailable for fewer than k reals, or images of two sizes.
+    real, fake: N training and M generated images, uint8 N x C x H x W, compared by the sum of absolute differences of
+    pixels (0 to 255); or floating features N x d and M x d, compared by the Euclidean distance. The distances ascend;
+    in a tie the first training image wins.
+    Raises Unavailable if there are fewer than k training images or the images differ in size.
+    Source: Odena et al. (2017), Section 4.4 (L1 on pixels).
+
+    >>> real = torch.tensor([[[[0, 0]]], [[[10, 20]]]], dtype=torch.uint8)
+    >>> nearest_training_images(real, torch.tensor([[[[9, 22]]]], dtype=torch.uint8))
+    (tensor([[1]]), tensor([[3.]], dtype=torch.float64))
     """
     if len(real) < k:
-        raise Unavailable(f"{k} nearest training images need at least {k} of them, not {len(real)}")
+        raise Unavailable(f"{k} nearest training images need at least {k} training images, not {len(real)}")
     if real.shape[1:] != fake.shape[1:]:
         raise Unavailable("generated and real images differ in size")
     if not len(fake):
@@ -62,9 +69,10 @@ def nearest_training_images(real: Tensor, fake: Tensor, k: int = 1) -> tuple[Ten
 
 
 def _nearest_l1(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """By L1. Sums over blocks of pixels differ by no more than the pixels do, which rules out most candidates.
+    """Nearest images in L1: preselect by a lower bound, decide in exact integers.
 
-    Where many are left, since a query is far from all, float32 says which are near; whole numbers have the last word.
+    The lower bound is the L1 distance of sums over blocks of pixels. If it leaves many candidates, because the query is
+    far from all images, the distance of all pixels in float32 preselects.
     """
     sums_real, sums_fake = (_block_sums(s) for s in (real, fake))
     pixels = real.flatten(1)
@@ -77,28 +85,28 @@ def _nearest_l1(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
             some = queries[crowded].float()
             bounds[crowded] = torch.cat([torch.cdist(some, part.float(), p=1) for part in pixels.split(2048)], 1)
             reach[crowded] = bounds[crowded].topk(k, largest=False).values[:, -1] * ROUNDING
-        for query, bound, most in zip(queries, bounds, reach, strict=True):
-            candidates = (bound <= most).nonzero().squeeze(1)
-            exactly, order = _l1(query, pixels[candidates]).sort(stable=True)
+        for query, bound, limit in zip(queries, bounds, reach, strict=True):
+            candidates = (bound <= limit).nonzero().squeeze(1)
+            exact_distances, order = _l1(query, pixels[candidates]).sort(stable=True)
             indices.append(candidates[order[:k]])
-            distances.append(exactly[:k])
+            distances.append(exact_distances[:k])
     return torch.stack(indices), torch.stack(distances).double()
 
 
 def _block_sums(images: Tensor) -> Tensor:
-    """Sums over blocks of pixels, channel by channel: float32 N x blocks."""
+    """Sums over blocks of pixels in each channel: float32 N x blocks."""
     parts = images.split(1024)
     return torch.cat([F.avg_pool2d(p.float(), BLOCK, ceil_mode=True, divisor_override=1).flatten(1) for p in parts])
 
 
 def _l1(query: Tensor, images: Tensor) -> Tensor:
-    """Sum of absolute differences of one uint8 image and n: int64."""
+    """Sums of absolute differences between one uint8 image and n images: int64 n."""
     larger, smaller = torch.maximum(images, query), torch.minimum(images, query)
     return (larger - smaller).sum(1, dtype=torch.int64)
 
 
 def _nearest_euclidean(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Euclidean: ranked by products in float64, with exact distances."""
+    """Nearest features in Euclidean distance: preselect by products in float64, decide by exact distances."""
     x, y = usual(fake), usual(real)
     centre = mean(y.double())
     points = Rows(y.double(), centre)
@@ -117,8 +125,15 @@ def _nearest_euclidean(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tens
 
 
 def authenticity(to_training: Tensor, within_training: Tensor) -> Tensor:
-    """One value a fake: 1 where it is authentic. Distances (or their squares) to its nearest training sample, and from
-    that one to the nearest other training sample."""
+    """Return 1 for each authentic sample and 0 for each other one: float64 M.
+
+    to_training: distance of each sample to its nearest training image, floating M. within_training: distance of that
+    training image to the nearest other training image, floating M. Squared distances work too.
+    Source: Alaa et al. (2022), Section 3.3.
+
+    >>> authenticity(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.0, 2.0, 2.0]))
+    tensor([0., 0., 1.], dtype=torch.float64)
+    """
     return ((to_training >= within_training) & (to_training > 0)).double()
 
 
@@ -131,18 +146,18 @@ def _auth_share(inputs: Inputs) -> list[Value]:
     authentic = authenticity(squared, within.exactly(real, training, 1)[which])
     value, n = authentic.mean().item(), len(authentic)
     clusters = torch.zeros(len(training), dtype=torch.float64).index_add_(0, which, authentic - value)
-    error = math.sqrt(clusters.square().sum().item() + 1) / n  # a share of 0 or 1 is not certain
-    both = subsampled_errors(_roughly, real, fake)
+    error = math.sqrt(clusters.square().sum().item() + 1) / n  # plus 1: a share of 0 or 1 is not certain
+    both_sets = subsampled_errors(_share_of_small_sets, real, fake)
     over = "the samples of both sets (subsampling)"
-    if both is None:
+    if both_sets is None:
         over = "the generated samples, by the training sample they are nearest to"
-    uncertainty = Uncertainty(max(error, 0.0 if both is None else both.item()), "standard error", over)
+    uncertainty = Uncertainty(max(error, 0.0 if both_sets is None else both_sets.item()), "standard error", over)
     details = {"closest": _closest(torch.arange(n), at, squared.sqrt())}
     return [Value(value, uncertainty, len(real), n, details=details)]
 
 
-def _roughly(real: Tensor, fake: Tensor) -> Tensor:
-    """The share of authentic samples of small sets, in plain floating point."""
+def _share_of_small_sets(real: Tensor, fake: Tensor) -> Tensor:
+    """The share of authentic samples of small sets, without exact decisions in ties."""
     centre = mean(real)
     x, y = real - centre, fake - centre
     within = squared_distances(x, x).fill_diagonal_(math.inf).amin(1)
@@ -152,35 +167,35 @@ def _roughly(real: Tensor, fake: Tensor) -> Tensor:
 
 def _memorised_share(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
-        raise Unavailable("no real images beside the reference to say what is near")
+        raise Unavailable("there are no real images beside the reference to define which distance is near")
     real = inputs.real.images
-    (rows, fake), (_, held_out) = (_some(s, inputs.generator) for s in (inputs.fake.images, inputs.held_out.images))
+    (rows, fake), (_, held_out) = (_draw(s, inputs.generator) for s in (inputs.fake.images, inputs.held_out.images))
     if not min(len(fake), len(held_out)):
         raise Unavailable("the share needs at least 1 generated and 1 held-out image")
     at, near = (t.squeeze(1) for t in nearest_training_images(real, fake))
-    usual_distances = nearest_training_images(real, held_out)[1].squeeze(1).sort().values
+    real_distances = nearest_training_images(real, held_out)[1].squeeze(1).sort().values
     h, n = len(held_out), len(fake)
     j = max(1, (h + 1) // NEAR)
-    threshold = usual_distances[j - 1]
+    threshold = real_distances[j - 1]
     hits = int((near <= threshold).sum())
     p = (hits + 2) / (n + 4)
     spread = max(1.0, math.sqrt(j * (1 - j / (h + 1))))
-    low, high = (usual_distances[min(max(round(j - 1 + s), 0), h - 1)] for s in (-spread, spread))
-    about = ((near <= high).double().mean() - (near <= low).double().mean()).item() / 2
-    error = math.hypot(math.sqrt(p * (1 - p) / (n + 4)), about)
+    low, high = (real_distances[min(max(round(j - 1 + s), 0), h - 1)] for s in (-spread, spread))
+    from_threshold = ((near <= high).double().mean() - (near <= low).double().mean()).item() / 2
+    error = math.hypot(math.sqrt(p * (1 - p) / (n + 4)), from_threshold)
     details = {
         "threshold": threshold.item(),
         "expected_of_real_images": j / (h + 1),
         "held_out": h,
         "closest": _closest(rows, at, near),
     }
-    warnings = (f"{h} held-out images: 'near' is a rough guess",) if h < NEAR - 1 else ()
+    warnings = (f"{h} held-out images: the threshold is a rough estimate",) if h < NEAR - 1 else ()
     uncertainty = Uncertainty(error, "standard error", "the generated and the held-out images")
     return [Value(hits / n, uncertainty, len(real), n, details=details, warnings=warnings)]
 
 
-def _some(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """At most QUERIES of the images, and which."""
+def _draw(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices and images of a random subset of at most QUERIES images, in order."""
     rows = torch.arange(len(images))
     if len(images) > QUERIES:
         rows = torch.randperm(len(images), generator=generator)[:QUERIES].sort().values
@@ -188,7 +203,7 @@ def _some(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _closest(rows: Tensor, at: Tensor, distances: Tensor) -> list[dict[str, float]]:
-    """The closest pairs: number of the generated image, of the training image, distance."""
+    """The closest pairs: index of the generated image, index of the training image, distance."""
     order = distances.sort(stable=True).indices[:CLOSEST]
     return [{"fake": int(rows[i]), "training": int(at[i]), "distance": float(distances[i])} for i in order.tolist()]
 

@@ -1,17 +1,17 @@
-"""Monge distance: the squared sliced Wasserstein-2 distance of features; over Inception-v3 it is MIND.
+"""Monge distance: the squared sliced Wasserstein-2 distance of features; with Inception-v3 it is MIND.
 
     3 d mean over directions u, over ranks j of ( sort(u'X)_j - sort(u'Y)_j )^2,    |u| = 1
 
-Berthet et al. (2026), "MIND: Monge Inception Distance for Generative Models Evaluation", arXiv:2605.06797: 1,000
-directions, uniform on the sphere; the factor of 3 d brings it to the size of the Fréchet distance. Directions are
-drawn as torch-fidelity does, with its seed, and so are the samples of the larger set that take part where counts
-differ (fakes first): it agrees with torch-fidelity's `metric_mind` on the same features. Sums in float64. Range
-[0, inf), lower is better. Biased upwards: compare only at equal counts.
+Source: Berthet et al. (2026), "MIND: Monge Inception Distance for Generative Models Evaluation", arXiv:2605.06797, with
+1,000 directions, uniform on the sphere. The factor 3 d makes it similar in size to the Fréchet distance. The directions
+are drawn like torch-fidelity's, with its seed. If the counts differ, samples of the larger set are drawn in the same
+way, generated samples first. The result agrees with torch-fidelity's `metric_mind` on the same features. Sums are in
+float64. Range [0, inf), lower is better. The distance is biased upwards: compare at equal counts only.
 
-The standard error is over the samples of both sets and over the directions. Along one direction the transport T takes
-the j-th smallest of one set to the j-th smallest of the other, and a sample x has the influence phi(x) with
-phi'(x) = 2 (x - T(x)); a sample's influence is its mean over directions. Where both sets are of one distribution the
-distance is all bias and that error is too large.
+The standard error is over the samples of both sets and over the directions. Along one direction the transport T maps
+the j-th smallest value of one set to the j-th smallest of the other. A sample x has the influence phi(x) with
+phi'(x) = 2 (x - T(x)); its total influence is the mean over directions. If both sets have the same distribution, the
+distance is pure bias, and this error is too large.
 """
 
 import math
@@ -23,18 +23,24 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 from ganbench.metrics.sliced_wasserstein import potentials
 
 DIRECTIONS = 1000
-SEED = 2020  # torch-fidelity's: its directions and its choice of samples are part of the protocol
+SEED = 2020  # torch-fidelity's seed; its directions and its choice of samples are part of the protocol
 AT_ONCE = 50  # directions, to bound the memory
 
 
 def monge_distance(real: Tensor, fake: Tensor, directions: Tensor) -> tuple[float, float]:
-    """3 d times the squared sliced Wasserstein-2 distance of N x d and N x d features, and its standard error.
+    """Return 3 d times the squared sliced Wasserstein-2 distance of features, in [0, inf), and its standard error.
 
-    directions: K x d, of unit length, at least 2. Raises ValueError unless counts are equal, Unavailable for fewer
-    than two samples.
+    real, fake: floating N x d features, the same number in both sets. directions: floating K x d of unit length, K at
+    least 2.
+    Raises ValueError if the counts differ, and Unavailable for fewer than two samples.
+    Source: Berthet et al. (2026).
+
+    >>> real = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    >>> round(monge_distance(real, real + 1, directions=torch.eye(2))[0], 6)
+    6.0
     """
     if len(real) != len(fake):
-        raise ValueError(f"{len(real)} real and {len(fake)} generated samples: the distance pairs them")
+        raise ValueError(f"{len(real)} real and {len(fake)} generated samples: the distance needs pairs")
     if len(real) < 2:
         raise Unavailable(f"the distance needs at least 2 images on each side, not {len(real)}")
     x, y = real.double(), fake.double()
@@ -65,7 +71,7 @@ def _compute(inputs: Inputs) -> list[Value]:
     directions = torch.randn(DIRECTIONS, real.shape[1], generator=generator)
     directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
     value, error = monge_distance(x, y, directions)
-    unequal = f"{len(real):,} real and {len(fake):,} generated images: {n:,} of each are paired"
+    unequal = f"{len(real):,} real and {len(fake):,} generated images: {n:,} of each are used"
     warnings = (unequal,) if len(real) != len(fake) else ()
     uncertainty = Uncertainty(error, "standard error", "the samples of both sets (first order) and the directions")
     details = {"directions": DIRECTIONS, "paired": n}

@@ -1,23 +1,27 @@
-"""Mode coverage: how many of the modes of the data a generator reaches, and how evenly.
+"""Mode coverage: how many modes of the data a generator reaches, and how evenly.
 
-    modes = #{ k : some sample is of mode k }        KL = sum_k p_k log(p_k / q_k), p of samples, q of the data
+    modes = #{ k : some sample has mode k }        KL = sum_k p_k log(p_k / q_k), p of the samples, q of the data
 
-Three kinds of data. **Stacked digits** (three in the colour channels, 10^3 = 1,000 modes, told apart by a classifier of
-one channel): Metz et al. (2017), "Unrolled Generative Adversarial Networks", arXiv:1611.02163, Section 3.3.1;
-26,000 samples and KL to the uniform distribution, as in Srivastava et al. (2017), "VEEGAN: Reducing Mode Collapse in
-GANs using Implicit Variational Learning", arXiv:1705.07761, and Lin et al. (2018), "PacGAN", arXiv:1712.04086.
-**Mixtures of Gaussians** (plain functions): a sample is of high quality within three standard deviations of its nearest
-centre (VEEGAN, Section 4); a mode is captured if it is the nearest to such a sample. As in PacGAN's official code.
-**Labelled sets**: the classes that an extractor tells apart.
+There are three kinds of data:
 
-Range of the count [1, K], higher is better; of the KL [0, inf), in nats, lower is better. A KL of n samples over K
-modes is too large by about (K - 1) / 2n, which the papers leave in and so do we (0.019 for 1,000 modes and 26,000
-samples): compare at equal counts. Between two sets half a sample is added to each class of either, lest a class that
-the reference lacks make it infinite.
+- **Stacked digits**: three digits in the colour channels, 10^3 = 1,000 modes, recognised by a classifier of one
+  channel. Source: Metz et al. (2017), "Unrolled Generative Adversarial Networks", arXiv:1611.02163, Section 3.3.1;
+  26,000 samples and KL to the uniform distribution as in Srivastava et al. (2017), "VEEGAN: Reducing Mode Collapse in
+  GANs using Implicit Variational Learning", arXiv:1705.07761, and Lin et al. (2018), "PacGAN", arXiv:1712.04086.
+- **Mixtures of Gaussians** (plain functions): a sample has high quality if it lies within three standard deviations of
+  its nearest centre (VEEGAN, Section 4). A mode is captured if it is the nearest one of such a sample, as in PacGAN's
+  official code.
+- **Labelled sets**: the modes are the classes of an extractor.
 
-Standard errors are over the samples (and the real images, for `class_kl`). Of a KL: the delta method, with the
-second-order term that is left where the two distributions are equal. Of the count: its variance is what a second draw
-would find new (Efron and Thisted, 1976), estimated from the modes that were hit once and twice (Chao, 1984).
+The number of modes has the range [1, K], higher is better. The KL is in nats with the range [0, inf), lower is better.
+The KL of n samples over K modes has an upward bias of about (K - 1) / 2n (0.019 for 1,000 modes and 26,000 samples).
+Like the papers, the protocol does not correct it: compare at equal counts. For the KL between two sets, half a sample
+is added to each class of both sets; otherwise a class that is missing from the reference would make it infinite.
+
+Standard errors are over the samples (and over the real images, for `class_kl`). The KL uses the delta method with the
+second-order term, which alone remains if both distributions are equal. The variance of the number of modes is the
+number of new modes in a second sample of the same size (Efron and Thisted, 1976), estimated from the modes that occur
+once and twice (Chao, 1984).
 """
 
 import math
@@ -30,23 +34,26 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 
 STACKED_SAMPLES, STACKED_MODES = 26_000, 1_000
 WITHIN = 3.0  # standard deviations
-CHUNK = 2**22  # distances at a time
+CHUNK = 2**22  # distances at a time, to bound the memory
 
 
 def ring(modes: int = 8, radius: float = 1.0) -> Tensor:
-    """Centres on a circle, modes x 2, float64: the '2D ring' (standard deviation 0.01 in PacGAN)."""
+    """Return the centres of PacGAN's '2D ring', whose standard deviation is 0.01: float64 modes x 2."""
     angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
     return radius * torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
-    """Centres on a square lattice around 0, side^2 x 2, float64: the '2D grid' (standard deviation 0.05 in PacGAN)."""
+    """Return the centres of PacGAN's '2D grid', whose standard deviation is 0.05: float64 side^2 x 2."""
     line = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
     return torch.cartesian_prod(line, line)
 
 
 def high_quality_counts(real: Tensor, fake: Tensor, std: float, within: float = WITHIN) -> Tensor:
-    """How many of N x d samples lie nearest to each of K x d centres and closer than `within` x `std`: int64 K."""
+    """Return the number of samples that are nearest to each centre and closer than `within` * `std`: int64 K.
+
+    real: floating K x d centres. fake: floating N x d samples. std: standard deviation of each Gaussian.
+    """
     counts = torch.zeros(len(real), dtype=torch.int64)
     for rows in fake.double().split(max(CHUNK // len(real), 1)):
         nearest = torch.cdist(rows, real.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1)
@@ -55,9 +62,15 @@ def high_quality_counts(real: Tensor, fake: Tensor, std: float, within: float = 
 
 
 def mixture_modes(real: Tensor, fake: Tensor, std: float, within: float = WITHIN) -> tuple[int, float]:
-    """(modes captured, share of samples of high quality) of N x d samples of a mixture of Gaussians at K x d centres.
+    """Return the number of captured modes, in [0, K], and the share of high-quality samples, in [0, 1].
 
-    Raises ValueError without samples.
+    real: floating K x d centres of a mixture of Gaussians. fake: floating N x d samples. std: standard deviation of
+    each Gaussian. within: largest distance of a high-quality sample to its centre, in standard deviations.
+    Raises ValueError if there are no samples.
+    Source: Srivastava et al. (2017), Section 4.
+
+    >>> mixture_modes(ring(8), fake=torch.tensor([[1.0, 0.01], [0.99, 0.0], [0.5, 0.5], [0.0, 1.0]]), std=0.01)
+    (2, 0.75)
     """
     if not len(fake):
         raise ValueError("there are no samples")
@@ -66,10 +79,11 @@ def mixture_modes(real: Tensor, fake: Tensor, std: float, within: float = WITHIN
 
 
 def stacked_counts(images: Tensor, embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]) -> Tensor:
-    """How many of N x C x H x W images are of each of the K^C modes of C stacked classes: int64 K^C.
+    """Return the number of images of each of the K^C modes of C stacked classes: int64 K^C.
 
-    embed: a channel, N x 1 x H x W, to features and logits N x K; the first channel is the most significant digit.
-    Raises Unavailable without classes, for logits that are not finite, and for more than 1,000 modes.
+    images: N x C x H x W; the first channel is the most significant digit. embed: maps one channel, N x 1 x H x W, to
+    features and logits N x K.
+    Raises Unavailable if the extractor has no classes, if logits are not finite, or for more than 1,000 modes.
     """
     mode, classes = torch.zeros(len(images), dtype=torch.int64), 0
     for channel in images.split(1, dim=1):
@@ -87,22 +101,37 @@ def stacked_counts(images: Tensor, embed: Callable[[Tensor], tuple[Tensor, Tenso
 
 
 def modes_found(counts: Tensor) -> tuple[int, float]:
-    """Number of K counts above 0, and its standard error over draws of as many samples."""
+    """Return the number of modes that occur, in [0, K], and its standard error over samples of the same size.
+
+    counts: int64 K, number of samples of each mode.
+    Source of the error: Efron and Thisted (1976), Chao (1984).
+
+    >>> found, error = modes_found(torch.tensor([7, 1, 0, 2]))
+    >>> found, round(error, 3)
+    (3, 0.775)
+    """
     found, n = int((counts > 0).sum()), int(counts.sum())
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     unseen = once * (once - 1) / (2 * (twice + 1))
     new = unseen * -math.expm1(-once / unseen) if unseen else 0.0
-    # The number of samples is fixed, which takes something off a Poisson variance. Of few modes: each that was hit c
-    # times is hit again or not, with e^-c for not, and one that was never seen may yet be.
+    # The fixed number of samples makes the variance smaller than that of Poisson counts by once^2 / n. The lower limit
+    # matters for few modes: a mode with c samples is missed with probability e^-c, and an unseen mode may occur.
     missed = (-counts[counts > 0].double()).exp()
-    fewest = (missed * (1 - missed)).sum().item() + (0.25 if found < len(counts) else 0.0)
-    return found, math.sqrt(max(new - once**2 / max(n, 1), fewest))
+    lower_limit = (missed * (1 - missed)).sum().item() + (0.25 if found < len(counts) else 0.0)
+    return found, math.sqrt(max(new - once**2 / max(n, 1), lower_limit))
 
 
 def kl_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """KL(fake || real) in nats of two distributions over K classes, given as counts, and its standard error.
+    """Return KL(fake || real) of two distributions over K classes, in nats, in [0, inf), and its standard error.
 
-    Half a sample is added to each class of either. Equal counts give 0. Raises Unavailable for an empty set.
+    real, fake: int64 K, number of images of each class. Half a sample is added to each class of both sets. Equal counts
+    give 0.
+    Raises Unavailable if a set is empty.
+    Source: Srivastava et al. (2017), Section 4.
+
+    >>> value, error = kl_divergence(real=torch.tensor([50, 50]), fake=torch.tensor([70, 30]))
+    >>> round(value, 3), round(error, 3)
+    (0.081, 0.057)
     """
     n, m = int(fake.sum()), int(real.sum())
     if not n or not m:
@@ -116,9 +145,15 @@ def kl_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
 
 
 def kl_to_uniform(counts: Tensor) -> tuple[float, float]:
-    """KL(p || uniform) in nats of the distribution of K counts, and its standard error over the samples.
+    """Return KL(p || uniform) of a distribution over K modes, in nats, in [0, log K], and its standard error.
 
-    Raises Unavailable without samples.
+    counts: int64 K, number of samples of each mode.
+    Raises Unavailable if there are no samples.
+    Source: Srivastava et al. (2017), Section 4.
+
+    >>> value, error = kl_to_uniform(torch.tensor([10, 10, 0, 0]))
+    >>> round(value, 3), round(error, 3)
+    (0.693, 0.035)
     """
     n, k = int(counts.sum()), len(counts)
     if not n:
@@ -131,9 +166,10 @@ def kl_to_uniform(counts: Tensor) -> tuple[float, float]:
 
 
 def _standard_error(first: float, second: float) -> float:
-    """Of a KL, from its first-order variance as estimated and its second-order one.
+    """Standard error of a KL estimate, from its first- and second-order variances.
 
-    The noise in the estimate of the first is twice the second: it alone is left where the distributions are equal.
+    The estimate of the first-order variance has a noise of twice the second-order variance. The second-order variance
+    alone remains if both distributions are equal.
     """
     noise = min(2 * second / first, 1.0) if first > 0 else 1.0
     return math.sqrt(max(first + second * (1 - 2 * noise**2), second))
@@ -148,11 +184,11 @@ def _stacked(inputs: Inputs) -> Tensor:
     return counts
 
 
-def _answers(logits: Tensor) -> Tensor:
+def _class_counts(logits: Tensor) -> Tensor:
     return logits.argmax(1).bincount(minlength=logits.shape[1])
 
 
-def _of_count(counts: Tensor) -> list[Value]:
+def _modes_value(counts: Tensor) -> list[Value]:
     found, error = modes_found(counts)
     uncertainty = Uncertainty(error, "standard error", "the samples (Chao's estimate)")
     details = {"of": len(counts), "share": found / len(counts)}
@@ -160,7 +196,7 @@ def _of_count(counts: Tensor) -> list[Value]:
 
 
 def _compute_stacked(inputs: Inputs) -> list[Value]:
-    return _of_count(_stacked(inputs))
+    return _modes_value(_stacked(inputs))
 
 
 def _compute_stacked_kl(inputs: Inputs) -> list[Value]:
@@ -171,11 +207,11 @@ def _compute_stacked_kl(inputs: Inputs) -> list[Value]:
 
 
 def _compute_modes(inputs: Inputs) -> list[Value]:
-    return _of_count(_answers(require_logits(inputs.fake)))
+    return _modes_value(_class_counts(require_logits(inputs.fake)))
 
 
 def _compute_class_kl(inputs: Inputs) -> list[Value]:
-    real, fake = _answers(require_logits(inputs.real)), _answers(require_logits(inputs.fake))
+    real, fake = _class_counts(require_logits(inputs.real)), _class_counts(require_logits(inputs.fake))
     value, error = kl_divergence(real, fake)
     uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method)")
     missing = [c for c in range(len(real)) if real[c] and not fake[c]]

@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage against `prdc`, torch-fidelity, and what is known of equal distributions."""
+"""Precision, recall, density, coverage against `prdc`, torch-fidelity, and known values of equal distributions."""
 
 import math
 
@@ -25,7 +25,7 @@ def values(real, fake, k, closed, size=2048):
 
 
 def by_definition(real, fake, k, closed):
-    """All differences in float64; a sample's own row is left out by its number."""
+    """The four values from all differences in float64; each sample's own row is excluded by its index."""
     inside = np.less_equal if closed else np.less
     x, y = real.numpy().astype(np.float64), fake.numpy().astype(np.float64)
 
@@ -51,12 +51,12 @@ def measure(real, fake):
     return {p.stem: p.compute(inputs)[0] for p in manifold.PROTOCOLS}
 
 
-# --- Against peers
+# --- Against other implementations
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "m", "d", "shift"), [(60, 50, 3, 0.3), (200, 200, 16, 0.5), (150, 300, 8, 2.0)])
-def test_all_four_equal_prdc_with_open_balls(n, m, d, shift, dtype):
+def test_all_four_values_equal_prdc_with_open_balls(n, m, d, shift, dtype):
     real, fake = gaussians(n, m, d, shift, dtype=dtype)
     theirs = prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
     assert values(real, fake, 5, closed=False) == pytest.approx(theirs, rel=1e-12, abs=1e-12)
@@ -70,8 +70,8 @@ def test_precision_and_recall_equal_torch_fidelity_with_closed_balls(k):
     assert (ours["precision"], ours["recall"]) == pytest.approx((precision, recall), rel=1e-6)
 
 
-def test_the_demo_of_prdc():
-    # Its README: 10,000 reals and fakes, N(0, I) in 1,000 dimensions; here a tenth of both.
+def test_the_example_of_prdc():
+    # Its README has 10,000 real and fake samples of N(0, I) in 1,000 dimensions; here both numbers are a tenth.
     rng = np.random.RandomState(0)
     real, fake = rng.normal(size=(1000, 100)), rng.normal(size=(1000, 100))
     theirs = prdc.compute_prdc(real, fake, nearest_k=5)
@@ -80,7 +80,7 @@ def test_the_demo_of_prdc():
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_coverage_of_equal_distributions_is_one_minus_two_to_the_minus_k_and_density_one(k):
+def test_equal_distributions_have_coverage_one_minus_two_to_the_minus_k_and_density_one(k):
     real, fake = gaussians(3000, 3000, 4)
     ours = values(real, fake, k, closed=False)
     assert ours["coverage"] == pytest.approx(1 - 2.0**-k, abs=0.02)
@@ -93,8 +93,8 @@ def test_coverage_of_equal_distributions_is_one_minus_two_to_the_minus_k_and_den
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1, 1e6, 1e25])
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_copies_lie_exactly_on_borders_at_any_scale_and_offset(closed, scale, offset):
-    # Memorised: every fake is a real, so that for each real a fake lies on its border.
+def test_copies_are_exactly_on_borders_at_any_scale_and_offset(closed, scale, offset):
+    # Half of the samples are copies of real images, which lie exactly on borders of balls.
     real, fake = gaussians(120, 60, 40, seed=3)
     real = (real + offset) * scale
     fake = torch.cat([real[torch.arange(0, 120, 2)], (fake + offset) * scale])
@@ -104,7 +104,7 @@ def test_copies_lie_exactly_on_borders_at_any_scale_and_offset(closed, scale, of
 
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("levels", [2, 4])
-def test_whole_numbers_with_ties_everywhere_are_decided_exactly(closed, levels):
+def test_ties_between_whole_numbers_are_decided_exactly(closed, levels):
     g = torch.Generator().manual_seed(0)
     real, fake = (torch.randint(levels, (n, 12), generator=g).float() for n in (150, 130))
     for k in (1, 3, 5):
@@ -112,7 +112,7 @@ def test_whole_numbers_with_ties_everywhere_are_decided_exactly(closed, levels):
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_sets_in_which_rows_come_several_times(closed):
+def test_sets_with_duplicates_equal_the_definition(closed):
     g = torch.Generator().manual_seed(0)
     few = torch.randn(20, 30, generator=g) * 7 + 100
     real, fake = few[torch.randint(12, (150,), generator=g)], few[torch.randint(5, 20, (90,), generator=g)]
@@ -122,7 +122,7 @@ def test_sets_in_which_rows_come_several_times(closed):
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
 def test_tight_clusters_far_apart_are_decided_exactly(spread):
-    # Here float32 products know nothing of the distances within a cluster.
+    # Products in float32 have no correct digit of the distances within a cluster.
     g = torch.Generator().manual_seed(0)
     centres = 100 * torch.randn(4, 16, generator=g)
     real, fake = (centres[torch.arange(n) % 4] + spread * torch.randn(n, 16, generator=g) for n in (200, 160))
@@ -130,38 +130,38 @@ def test_tight_clusters_far_apart_are_decided_exactly(spread):
         assert values(real, fake, 3, closed, size=64) == pytest.approx(by_definition(real, fake, 3, closed), rel=1e-12)
 
 
-def test_images_that_are_all_the_same():
+def test_sets_of_equal_images_have_the_expected_values():
     one = torch.full((50, 8), 0.1)
     same = {"precision": 1, "recall": 1, "density": 50 / 3, "coverage": 1}
     assert values(one, one, 3, closed=True) == pytest.approx(same, rel=1e-12)
-    assert values(one, one, 3, closed=False) == dict.fromkeys(same, 0)  # open balls of no radius are empty
+    assert values(one, one, 3, closed=False) == dict.fromkeys(same, 0)  # open balls of radius 0 are empty
     assert values(one, one + 1, 3, closed=True) == dict.fromkeys(same, 0)
 
 
-def test_thousands_of_equal_images_take_no_time():
+def test_thousands_of_equal_images_are_fast():
     g = torch.Generator().manual_seed(0)
     real = torch.randn(3, 512, generator=g)[torch.arange(4000) % 3]
     assert values(real, real[:3000], 3, closed=True)["density"] == pytest.approx(4000 / 9, rel=1e-3)
 
 
-def test_minus_zero_is_zero():
+def test_minus_zero_equals_zero():
     real = torch.zeros(8, 3)
     assert values(real, -real, 3, closed=True)["precision"] == 1
     assert neighbours(torch.cat([real, -real]), 3).equal.tolist() == [15] * 16
 
 
-def test_a_set_against_itself_is_all_ones_with_closed_balls():
+def test_a_set_against_itself_has_all_values_one_with_closed_balls():
     real, _ = gaussians(100, 1, 5)
     ours = values(real, real.clone(), 3, closed=True)
     assert (ours["precision"], ours["recall"], ours["coverage"]) == (1, 1, 1)
 
 
-def test_far_apart_sets_have_nothing_in_common():
+def test_distant_sets_have_all_values_zero():
     real, fake = gaussians(100, 100, 5, shift=100.0)
     assert values(real, fake, 3, closed=True) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
 
 
-def test_a_collapsed_generator_is_precise_and_has_no_recall_or_coverage():
+def test_a_collapsed_generator_has_high_precision_and_low_recall_and_coverage():
     real, _ = gaussians(400, 1, 5)
     centre = real.mean(0) + 1e-3 * torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
     ours = values(real, centre, 3, closed=True)
@@ -197,7 +197,7 @@ def test_tiles_change_nothing():
     assert values(real, fake, 3, True, size=10) == values(real, fake, 3, True)
 
 
-def test_the_neighbours_of_a_reference_are_looked_for_once():
+def test_the_neighbours_of_a_reference_are_computed_once():
     real, fake = gaussians(60, 50, 6)
     side = Side(torch.zeros(60, 1, 1, 1, dtype=torch.uint8), features=real)
     other = Side(torch.zeros(50, 1, 1, 1, dtype=torch.uint8), features=fake)
@@ -215,7 +215,7 @@ def test_the_neighbours_of_a_reference_are_looked_for_once():
 
 
 @pytest.mark.parametrize(("d", "shift", "scale"), [(8, 0.5, 1.0), (16, 0.0, 1.2)])
-def test_intervals_hold_the_expected_value_as_often_as_they_say(d, shift, scale):
+def test_intervals_cover_the_expected_value_at_their_nominal_rate(d, shift, scale):
     g = torch.Generator().manual_seed(0)
     means, errors = [], []
     for _ in range(25):
@@ -229,7 +229,7 @@ def test_intervals_hold_the_expected_value_as_often_as_they_say(d, shift, scale)
     assert ((means - means.mean(0)).abs() <= 1.96 * errors).double().mean() >= 0.9
 
 
-def test_a_share_of_all_is_not_certain_and_few_samples_say_what_their_error_is_over():
+def test_a_share_of_one_has_an_error_and_small_sets_name_the_set_of_their_error():
     real, fake = gaussians(40, 40, 3)
     few = measure(real, real.clone())
     assert few["precision"].value == 1
@@ -239,7 +239,7 @@ def test_a_share_of_all_is_not_certain_and_few_samples_say_what_their_error_is_o
     assert measure(real, fake)["recall"].uncertainty.over == "the samples of both sets (subsampling)"
 
 
-def test_too_few_images_are_said_so():
+def test_too_few_images_are_unavailable():
     real, fake = gaussians(3, 10, 2)
     with pytest.raises(Unavailable, match="more than 3 images"):
         manifold.neighbourhoods(real, fake, [Balls(3, True)])

@@ -1,4 +1,4 @@
-"""Copies of the training set are found, by features and by pixels; new images of the same kind are not."""
+"""Shares of copied training images, by features and by pixels, for copies and for new images."""
 
 import math
 
@@ -53,7 +53,7 @@ def all_l1(real, fake):
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=40, deadline=None)
-def test_pixels_are_compared_in_l1_and_the_first_of_equals_comes_first(n, edge, channels, top, k, seed):
+def test_pixels_are_compared_in_l1_and_the_first_image_wins_in_a_tie(n, edge, channels, top, k, seed):
     real, fake = images(n, seed, edge, channels, top), images(10, seed + 1, edge, channels, top)
     d = all_l1(real, fake)
     expected = d.argsort(1, kind="stable")[:, :k]
@@ -62,7 +62,7 @@ def test_pixels_are_compared_in_l1_and_the_first_of_equals_comes_first(n, edge, 
     assert distances.tolist() == np.take_along_axis(d, expected, 1).tolist()
 
 
-def test_images_far_from_all_are_compared_as_exactly():
+def test_images_far_from_all_training_images_are_compared_exactly():
     real, fake = images(400, 0, 8, top=40), images(70, 1, 8)
     d = all_l1(real, fake)
     at, distances = nearest_training_images(real, fake, 2)
@@ -70,13 +70,13 @@ def test_images_far_from_all_are_compared_as_exactly():
     assert distances.tolist() == np.sort(d, 1)[:, :2].tolist()
 
 
-def test_white_images_are_at_their_full_distance_from_black_ones():
+def test_white_and_black_images_have_the_largest_distance():
     black, white = (torch.full((2, 3, 64, 64), v, dtype=torch.uint8) for v in (0, 255))
     assert nearest_training_images(black, white)[1].tolist() == [[255 * 3 * 64 * 64]] * 2
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_features_are_compared_by_euclid(offset):
+def test_features_are_compared_by_euclidean_distance(offset):
     real, fake = features(80, 0) + offset, features(20, 1) + offset
     d = np.linalg.norm(fake.double().numpy()[:, None] - real.double().numpy(), axis=2)
     at, distances = nearest_training_images(real, fake, 3)
@@ -84,8 +84,8 @@ def test_features_are_compared_by_euclid(offset):
     assert distances.numpy() == pytest.approx(np.sort(d, 1)[:, :3], rel=1e-12)
 
 
-def test_too_few_images_and_images_of_two_sizes():
-    with pytest.raises(Unavailable, match="need at least 3 of them, not 2"):
+def test_too_few_images_and_images_of_two_sizes_are_unavailable():
+    with pytest.raises(Unavailable, match="need at least 3 training images, not 2"):
         nearest_training_images(images(2, 0), images(2, 0), 3)
     with pytest.raises(Unavailable, match="differ in size"):
         nearest_training_images(images(2, 0), images(2, 0, edge=9))
@@ -95,7 +95,7 @@ def test_too_few_images_and_images_of_two_sizes():
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(50, 40, 3), (120, 200, 16)])
-def test_authenticity_is_what_the_definition_says(n, m, d):
+def test_authenticity_equals_the_definition(n, m, d):
     real, fake = features(n, 0, d), features(m, 1, d, 1.1)
     x, y = real.double().numpy(), fake.double().numpy()
     to = np.linalg.norm(y[:, None] - x, axis=2)
@@ -120,7 +120,7 @@ def test_copies_and_near_copies_are_not_authentic_and_distant_samples_are():
     assert authentic(twice, real).value == 0
 
 
-def test_the_standard_error_of_authenticity_is_that_of_repeated_draws():
+def test_the_standard_error_of_authenticity_equals_the_deviation_over_new_samples():
     values, errors = [], []
     for i in range(40):
         value = authentic(features(200, 2 * i + 100), features(200, 2 * i + 101))
@@ -134,7 +134,7 @@ def test_the_standard_error_of_authenticity_is_that_of_repeated_draws():
 # --- Memorised pixels
 
 
-def test_digits_copied_are_memorised_and_new_ones_are_not(tmp_path):
+def test_copied_digits_are_memorised_and_new_ones_are_not(tmp_path):
     train, test = digits("train", tmp_path, False).images, digits("test", tmp_path, False).images
     copied = memorised(train[:600], train[:300], test[:250])
     assert copied.value == 1
@@ -146,7 +146,7 @@ def test_digits_copied_are_memorised_and_new_ones_are_not(tmp_path):
     assert new.details["expected_of_real_images"] == 2 / 251
 
 
-def test_the_share_is_what_the_definition_says():
+def test_the_memorised_share_equals_the_definition():
     real, fake, held_out = images(300, 0, 6), images(150, 1, 6), images(210, 2, 6)
     threshold = np.sort(all_l1(real, held_out).min(1))[1]  # the second of 210
     value = memorised(real, fake, held_out)
@@ -155,7 +155,7 @@ def test_the_share_is_what_the_definition_says():
     assert (value.n_real, value.n_fake) == (300, 150)
 
 
-def test_of_many_images_a_thousand_are_drawn():
+def test_a_thousand_of_many_images_are_drawn():
     real, fake = images(20, 0, 4), images(1500, 1, 4)
     a, b = (memorised(real, fake, images(1200, 2, 4), seed) for seed in (0, 1))
     assert (a.n_fake, a.details["held_out"]) == (1000, 1000)
@@ -166,8 +166,8 @@ def test_of_many_images_a_thousand_are_drawn():
         assert difference.abs().sum() == pair["distance"]
 
 
-def test_few_held_out_images_are_warned_of_and_none_is_unavailable():
-    assert "rough guess" in memorised(images(20, 0), images(9, 1), images(98, 2)).warnings[0]
+def test_few_held_out_images_give_a_warning_and_none_are_unavailable():
+    assert "rough estimate" in memorised(images(20, 0), images(9, 1), images(98, 2)).warnings[0]
     assert not memorised(images(20, 0), images(9, 1), images(99, 2)).warnings
     with pytest.raises(Unavailable, match="no real images beside the reference"):
         MEMORISED.compute(Inputs(Side(images(9, 0)), Side(images(9, 0)), None, torch.Generator()))

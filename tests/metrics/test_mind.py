@@ -26,7 +26,7 @@ def measure(real, fake):
     return value
 
 
-def test_sorting_is_the_cheapest_assignment():
+def test_sorting_gives_the_optimal_assignment():
     real, fake = gaussians(30, 30, 3)
     expected = []
     for axis in range(3):
@@ -36,8 +36,8 @@ def test_sorting_is_the_cheapest_assignment():
     assert value == pytest.approx(3 * 3 * np.mean(expected), rel=1e-12)
 
 
-def test_a_shift_is_three_times_its_squared_length():
-    # Of a unit direction, u'm squared is |m|^2 / d on average.
+def test_a_shift_gives_three_times_its_squared_length():
+    # The mean of (u'm)^2 over unit directions u is |m|^2 / d.
     real, _ = gaussians(40, 1, 5)
     shift = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
     value, error = monge_distance(real, real + shift, axes(5))
@@ -46,8 +46,8 @@ def test_a_shift_is_three_times_its_squared_length():
 
 
 @pytest.mark.parametrize(("n", "m"), [(80, 80), (80, 60), (50, 90)])
-def test_it_equals_the_arithmetic_of_torch_fidelity(n, m):
-    # In its order: samples of the larger set, then directions, by one generator with seed 2020, in float32.
+def test_the_distance_equals_the_arithmetic_of_torch_fidelity(n, m):
+    # torch-fidelity's order: one generator with seed 2020 draws samples of the larger set, then directions in float32.
     real, fake = gaussians(n, m, 16, shift=0.3)
     g = torch.Generator().manual_seed(2020)
     few = min(n, m)
@@ -62,7 +62,7 @@ def test_it_equals_the_arithmetic_of_torch_fidelity(n, m):
     assert bool(value.warnings) == (n != m)
 
 
-def test_a_set_against_itself_is_zero_and_order_and_side_do_not_matter():
+def test_a_set_against_itself_is_zero_and_the_order_does_not_matter():
     real, fake = gaussians(60, 60, 8)
     assert measure(real, real.clone()).value == 0
     shuffled = fake[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
@@ -71,7 +71,7 @@ def test_a_set_against_itself_is_zero_and_order_and_side_do_not_matter():
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_it_scales_with_the_square(scale):
+def test_the_distance_scales_with_the_square_of_the_features(scale):
     real, fake = gaussians(40, 40, 8, shift=0.5)
     expected = measure(real, fake)
     value = measure(scale * real, scale * fake)
@@ -79,7 +79,7 @@ def test_it_scales_with_the_square(scale):
     assert value.uncertainty.value == pytest.approx(scale**2 * expected.uncertainty.value, rel=1e-5)
 
 
-def test_the_standard_error_is_that_of_repeated_draws():
+def test_the_standard_error_equals_the_deviation_over_new_samples():
     values, errors = [], []
     for i in range(25):
         value = measure(*gaussians(100, 100, 6, seed=i, shift=0.4))
@@ -89,9 +89,9 @@ def test_the_standard_error_is_that_of_repeated_draws():
     assert 0.75 < ratio < 1.5
 
 
-def test_one_image_is_too_few_and_counts_must_agree():
+def test_one_image_and_unequal_counts_raise():
     real, fake = gaussians(1, 5, 3)
     with pytest.raises(Unavailable, match="needs at least 2 images"):
         measure(real, fake)
-    with pytest.raises(ValueError, match="pairs them"):
+    with pytest.raises(ValueError, match="needs pairs"):
         monge_distance(fake, fake[:3], axes(3))
