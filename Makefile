@@ -16,16 +16,16 @@ quickstart: $(STAMP)
 test: lint types
 	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# The tests on another torch, with the torchvision that belongs to it (torch 2.N goes with torchvision 0.N+15).
+# The tests on another torch. Each torchvision requires one release of torch, so that the right one is found.
 test-torch:
 	@case "$(VERSION)" in 2.*.*) ;; *) echo "give a release of torch: make test-torch VERSION=2.6.0" >&2; exit 2;; esac
-	@minor=$$(echo $(VERSION) | cut -d. -f2); vision="torchvision==0.$$((minor + 15)).*"; venv=.venv-torch-$(VERSION); \
+	@venv=.venv-torch-$(VERSION); \
 	if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $$venv && \
-	  VIRTUAL_ENV=$$venv uv pip install --quiet "torch==$(VERSION)" "$$vision" --editable '.[test]'; \
+	  VIRTUAL_ENV=$$venv uv pip install --quiet "torch==$(VERSION)" torchvision --editable '.[test]'; \
 	else \
 	  $(PYTHON) -m venv $$venv && \
-	  $$venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(VERSION)" "$$vision" --editable '.[test]'; \
+	  $$venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(VERSION)" torchvision --editable '.[test]'; \
 	fi
 	GANBENCH_OFFLINE=1 .venv-torch-$(VERSION)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
