@@ -47,7 +47,7 @@ class ConditionalSequential(nn.Sequential):
     Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014.
     """
 
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             h = layer(h, y) if isinstance(layer, JoinLabel) else layer(h)
         return h
