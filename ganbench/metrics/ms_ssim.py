@@ -1,23 +1,23 @@
-"""MS-SSIM diversity: how alike two samples are on average. 1 is the same picture every time; lower is more diverse.
+"""MS-SSIM as a measure of diversity: the mean similarity of two samples. 1 means equal images, lower is more diverse.
 
     MS-SSIM(x, y) = l_M(x, y)^{w_M} prod_{j=1..M} cs_j(x, y)^{w_j},  M = 5
 
-Wang et al. (2003), "Multi-scale structural similarity for image quality assessment", for one pair; Odena et al.
-(2017), arXiv:1610.09585, Section 4.2, for the mean over random pairs within a class as a measure of diversity. Range
-[0, 1]; the reading depends on the data: compare with the row of real images.
+Sources: Wang et al. (2003), "Multi-scale structural similarity for image quality assessment", for one pair; Odena et
+al. (2017), arXiv:1610.09585, Section 4.2, for the mean over random pairs within a class as a measure of diversity.
+Range [0, 1]. A good value depends on the data: compare with the row of real data.
 
-Variants, named since no code bases agree below 176 px; both halve scales by 2 x 2 means (an odd last row or column is
-averaged alone), count negative terms as 0, and are defined from 1 px up. On square images of 176 px and more whose
-sides are divisible by 16 both are the usual MS-SSIM, which pytorch-msssim gives.
+Published implementations differ below 176 px, so that the variants have names. Both variants halve the scales by 2 x 2
+means (an odd last row or column is averaged alone), count negative terms as 0, and are defined from 1 px upwards. On
+square images of 176 px and more whose sides are divisible by 16, both equal the usual MS-SSIM of pytorch-msssim.
 
-- `shrunk-window` (the protocols'), as in the ProGAN code base: the 11-tap Gaussian window (sigma 1.5) is shrunk at each
-  scale to the image where that is smaller, and sigma with it.
+- `shrunk-window` (used by the protocols), as in the ProGAN code base: if the image is smaller than the 11-tap Gaussian
+  window (sigma 1.5) at a scale, the window shrinks to the image, and sigma in proportion.
 - `cut-window`, as in compare_gan: the window is cut to the image, and sigma stays 1.5.
 
-Images above 64 px are filtered in float32 (by oneDNN, with all planes of a batch side by side) in terms of the
-difference of the two images, so that what they share cancels before it is rounded: within 1e-5 of float64, and
-exactly 1 for a pair of equals. A pair with a factor so near 0 that its root would magnify the rounding is done again
-in float64.
+Images above 64 px are filtered in float32 (by oneDNN, with all planes of a batch side by side). The terms use the
+difference of the two images, so that their common part cancels before rounding: the result is within 1e-5 of float64,
+and exactly 1 for equal images. If a factor is so near 0 that its root would amplify the rounding, the pair is computed
+again in float64.
 """
 
 import math
@@ -33,12 +33,12 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
 PAIRS = 1000
 VARIANTS = ("shrunk-window", "cut-window")
-CACHED = 500_000  # values of one of the two images that are filtered at a time: more leave the processor's cache
-SMALL = 0.01  # rounding moves a factor by 1e-6 at most, and above this its root by less than 1e-5
+CACHED = 500_000  # pixels of the first images that are filtered together; more do not fit the processor's cache
+SMALL = 0.01  # rounding changes a factor by at most 1e-6; if the factor is above SMALL, its root by less than 1e-5
 
 
 def _window(size: int, variant: str = "shrunk-window") -> Tensor:
-    """Gaussian window of `size` taps that sums to 1: sigma is 1.5 at 11 taps, below them in proportion or the same."""
+    """Gaussian window of `size` taps that sums to 1. With fewer than 11 taps, sigma shrinks or stays 1.5 (variants)."""
     sigma = 1.5 * size / 11 if variant == "shrunk-window" else 1.5
     t = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     w = torch.exp(-(t**2) / (2 * sigma**2))
@@ -46,10 +46,16 @@ def _window(size: int, variant: str = "shrunk-window") -> Tensor:
 
 
 def ms_ssim(a: Tensor, b: Tensor, variant: str = "shrunk-window") -> Tensor:
-    """MS-SSIM of N pairs of images N x C x H x W in 0..255: float64, shape N, in [0, 1]; the mean over channels.
+    """Return the MS-SSIM of N pairs of images, as the mean over channels: float64 N, in [0, 1].
 
-    uint8 images above 64 px are computed in float32 where that is exact to 1e-5, everything else in float64; float64
-    images always are. Raises ValueError for images of two shapes and for an unknown variant.
+    a, b: N x C x H x W in 0..255, uint8 or floating. Images above 64 px are computed in float32 if the result is exact
+    to 1e-5, unless they are float64; all others are computed in float64. variant: 'shrunk-window' or 'cut-window'.
+    Raises ValueError if the shapes differ or the variant is unknown.
+    Source: Wang et al. (2003).
+
+    >>> black, white = torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 255.0)
+    >>> ms_ssim(torch.cat([black, black]), torch.cat([black, white])).round(decimals=3)
+    tensor([1.0000, 0.2930], dtype=torch.float64)
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant '{variant}' of MS-SSIM: {', '.join(VARIANTS)}")
@@ -67,9 +73,9 @@ def _ms_ssim(a: Tensor, b: Tensor, variant: str) -> Tensor:
     x, y = (t.reshape(1, n * c, h, w).contiguous(memory_format=torch.channels_last).float().sub_(127.5) for t in (a, b))
     factors = _factors(x, y, _depthwise, variant).view(len(WEIGHTS), n, c)
     values = _combined(factors)
-    again = ((factors < SMALL) & (factors > -SMALL)).any(2).any(0)
-    if again.any():
-        values[again] = _ms_ssim(a[again].double(), b[again].double(), variant)
+    inexact = ((factors < SMALL) & (factors > -SMALL)).any(2).any(0)
+    if inexact.any():
+        values[inexact] = _ms_ssim(a[inexact].double(), b[inexact].double(), variant)
     return values
 
 
@@ -77,15 +83,15 @@ Blur = Callable[[list[Tensor], Tensor, Tensor], list[Tensor]]  # (maps, vertical
 
 
 def _factors(x: Tensor, y: Tensor, blur: Blur, variant: str) -> Tensor:
-    """The terms l cs (last scale) and cs of images N x C x H x W less 127.5, by scale: float64, 5 x N x C."""
+    """The terms cs of each scale, and l cs of the last one, of images N x C x H x W minus 127.5: float64 5 x N x C."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     means = []
     for scale in range(len(WEIGHTS)):
         h, w = x.shape[2:]
         d = x - y
-        level = d.mean((2, 3), keepdim=True).round_()  # whole, so that taking it off is exact; variances do not see it
+        level = d.mean((2, 3), keepdim=True).round_()  # a whole number: subtraction is exact, variances do not change
         d = d - level
-        # Four maps instead of the usual five, by 2 cov(x, y) = var x + var y - var(x - y).
+        # Filter four maps instead of the usual five: 2 cov(x, y) = var x + var y - var(x - y).
         mu_x, mu_y, squares, differences = blur(
             [x, y, (x * x).addcmul_(y, y), d * d], _window(min(11, h), variant), _window(min(11, w), variant)
         )
@@ -101,7 +107,7 @@ def _factors(x: Tensor, y: Tensor, blur: Blur, variant: str) -> Tensor:
 
 
 def _combined(factors: Tensor) -> Tensor:
-    """The weighted geometric mean over 5 scales, then the mean over channels: 5 x N x C to N."""
+    """Weighted geometric mean over 5 scales, then mean over channels: from 5 x N x C to N."""
     weights = torch.tensor(WEIGHTS, dtype=torch.float64).view(-1, 1, 1)
     return (factors.clamp(min=0) ** weights).prod(0).mean(1)
 
@@ -116,7 +122,7 @@ def _depthwise(maps: list[Tensor], vertical: Tensor, horizontal: Tensor) -> list
 
 
 def _rounded(window: Tensor) -> Tensor:
-    """The window in float32, still summing to 1: the outermost tap, the smallest, takes what rounding left over."""
+    """The window in float32 with a sum of 1: the rounding error is added to the first tap, which is the smallest."""
     taps = window.float()
     taps[0] += 1 - taps.double().sum()
     return taps
@@ -128,7 +134,7 @@ def _banded(maps: list[Tensor], vertical: Tensor, horizontal: Tensor) -> list[Te
 
 
 def _product(x: Tensor, window: Tensor, block: int = 54) -> Tensor:
-    """Filtering along the last axis, `block` results at a time: a whole band matrix is mostly zeros."""
+    """Filter along the last axis in blocks of `block` results, because a whole band matrix is mostly zeros."""
     taps, results = len(window), x.shape[-1] - len(window) + 1
     parts = []
     for start in range(0, results, block):
@@ -141,7 +147,10 @@ def _product(x: Tensor, window: Tensor, block: int = 54) -> Tensor:
 
 
 def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`count` ordered pairs of two different entries of `rows` (indices), drawn independently."""
+    """Return `count` independent random pairs of two different entries of `rows`: int64 `count`, twice.
+
+    rows: int64, indices of images, at least two.
+    """
     n = len(rows)
     first = torch.randint(n, (count,), generator=generator)
     second = (first + torch.randint(1, n, (count,), generator=generator)) % n
@@ -149,17 +158,18 @@ def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[
 
 
 def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], values: int = 1 << 24) -> Tensor:
-    """MS-SSIM of each pair of rows; `values` pixels are gathered at a time, to bound the memory."""
+    """MS-SSIM of each pair of images; at most `values` pixels are gathered at a time, to bound the memory."""
     batch = max(1, values // images[0].numel())
     batches = zip(pairs[0].split(batch), pairs[1].split(batch), strict=True)
     return torch.cat([ms_ssim(images[a], images[b]) for a, b in batches])
 
 
 def pairs_variance(values: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
-    """Variance of the mean of P values of pairs of images, float64, where pairs that share an image are dependent.
+    """Return the variance of the mean of P values of image pairs, where pairs with a common image are dependent.
 
-    The sum of products of deviations over all pairs of pairs with an image in common, over P^2 (dyadic clusters:
-    Aronow, Samii and Assenova, 2015); not below what independent pairs would have.
+    values: float64 P. pairs: two int64 P, the indices of the images.
+    The variance is the sum of products of deviations over all pairs of pairs with a common image, divided by P^2. It is
+    never below the variance for independent pairs. Source: dyadic clusters, Aronow, Samii and Assenova (2015).
     """
     n, deviations = len(values), values - values.mean()
     by_image = torch.zeros(int(torch.stack(pairs).max()) + 1, dtype=torch.float64)
@@ -175,7 +185,7 @@ def _within_classes(inputs: Inputs) -> list[Value]:
     for c in labels.unique().tolist():
         rows = (labels == c).nonzero().squeeze(1)
         if len(rows) < 2:
-            raise Unavailable(f"class {c} has one image: a pair needs two")
+            raise Unavailable(f"class {c} has one image, and a pair needs two")
         pairs = random_pairs(rows, PAIRS_PER_CLASS, inputs.generator)
         values = _over_pairs(images, pairs)
         means[str(c)] = values.mean().item()

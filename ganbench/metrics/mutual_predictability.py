@@ -1,19 +1,19 @@
-"""Mutual predictability of a label y and a latent z: a model that keeps them apart lets neither tell the other.
+"""Mutual predictability of a label y and a latent z: in a disentangled model neither one predicts the other.
 
     y_from_z   test accuracy of a support vector machine that predicts y from z = E(x)
-    z_from_y   1 - sum_i |z_i - m(y_i)|^2 / sum_i |z_i - m|^2 over test images, with m(y) the mean of a class and m that
-               of all training images: the share of z's variance that y explains
+    z_from_y   1 - sum_i |z_i - m(y_i)|^2 / sum_i |z_i - m|^2 over test images, where m(y) is the mean of a class and m
+               the mean of all training images: the share of the variance of z that y explains
 
-Deng et al. (2017), "Structured Generative Adversarial Networks", arXiv:1711.00889, on disentanglement. Lower is better:
-at best y_from_z is chance (`chance` in the details: the share of the commonest class) and z_from_y 0. Range [0, 1];
-z_from_y may be negative by chance.
+Source: Deng et al. (2017), "Structured Generative Adversarial Networks", arXiv:1711.00889, on disentanglement. Lower is
+better. The best y_from_z is chance level (`chance` in the details: the share of the most frequent class), and the best
+z_from_y is 0. Range [0, 1]; z_from_y can be slightly negative by chance.
 
-The official code fits scikit-learn's SVC with its defaults to nine tenths of the encoded images and tests it on the
-last tenth; so do we, with the kernel's width of later defaults (gamma='scale', which does not depend on z's unit).
-Which images are encoded is not said: here held-out ones, 10,000 of them drawn where there are more. For predicting z
-from y no code was published: the regression on class means is our reading.
+The official code fits scikit-learn's SVC with default settings to nine tenths of the encoded images and tests it on the
+last tenth. This protocol does the same, with the kernel width of later defaults (gamma='scale', which does not depend
+on the unit of z). The paper does not say which images are encoded: the protocol uses held-out images, at most 10,000,
+drawn at random. No code was published for predicting z from y: the regression on class means is our interpretation.
 
-The standard errors are over the images of the test tenth: binomial, and that of a ratio of means.
+The standard errors are over the test images: binomial for y_from_z, and that of a ratio of means for z_from_y.
 """
 
 import math
@@ -28,9 +28,16 @@ MOST, LEAST = 10_000, 20
 
 
 def y_from_z(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -> tuple[float, float]:
-    """Accuracy of an SVC fitted to N x d latents and labels int64 N, on M x d latents and M labels; its standard error.
+    """Return the test accuracy of an SVC that predicts labels from latents, in [0, 1], and its standard error.
 
-    Raises Unavailable where the training labels are of one class.
+    train_z, test_z: floating N x d and M x d latents. train_y, test_y: int64 N and M labels.
+    Raises Unavailable if the training labels have one class only or there are no test images.
+    Source: Deng et al. (2017).
+
+    >>> z, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1])
+    >>> value, error = y_from_z(z, y, test_z=torch.tensor([[0.05], [1.05]]), test_y=torch.tensor([0, 1]))
+    >>> value, round(error, 3)
+    (1.0, 0.192)
     """
     from sklearn.svm import SVC
 
@@ -41,10 +48,17 @@ def y_from_z(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -
 
 
 def z_from_y(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -> tuple[float, float]:
-    """Share of the variance of M x d test latents that class means of N x d training latents explain; standard error.
+    """Return the share of the variance of test latents that the label explains, at most 1, and its standard error.
 
-    A class that training lacks is given the mean of all. Raises Unavailable for fewer than two test images, and where
-    the latents do not vary.
+    train_z, test_z: floating N x d and M x d latents. train_y, test_y: int64 N and M labels. The prediction is the
+    training mean of the class, or the mean of all training latents for a class without training images.
+    Raises Unavailable for fewer than two test images, or if the latents do not vary.
+    Source: Deng et al. (2017); the regression is our interpretation.
+
+    >>> z, y = torch.tensor([[0.0], [0.2], [1.0], [1.2]]), torch.tensor([0, 0, 1, 1])
+    >>> value, error = z_from_y(z, y, test_z=torch.tensor([[0.0], [1.0]]), test_y=torch.tensor([0, 1]))
+    >>> round(value, 3), round(error, 3)
+    (0.962, 0.015)
     """
     if len(test_z) < 2:
         raise Unavailable(f"a share of variance needs at least 2 test images, not {len(test_z)}")
@@ -53,23 +67,23 @@ def z_from_y(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -
     predicted = mean.repeat(len(test), 1)
     for c in train_y.unique().tolist():
         predicted[test_y == c] = train[train_y == c].mean(0)
-    left, all_of_it = (test - predicted).square().sum(1), (test - mean).square().sum(1)
-    if all_of_it.mean() <= 1e-12 * test.square().sum(1).mean():
-        raise Unavailable("the latents do not vary: there is nothing to predict, and a share needs some variance")
-    ratio = left.mean() / all_of_it.mean()
-    error = (left - ratio * all_of_it).std() / math.sqrt(len(test)) / all_of_it.mean()
+    residual, total = (test - predicted).square().sum(1), (test - mean).square().sum(1)
+    if total.mean() <= 1e-12 * test.square().sum(1).mean():
+        raise Unavailable("the latents do not vary: a share of the variance needs latents that differ")
+    ratio = residual.mean() / total.mean()
+    error = (residual - ratio * total).std() / math.sqrt(len(test)) / total.mean()
     return 1 - ratio.item(), error.item()
 
 
-def _parts(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents and labels of nine tenths and of one tenth of the held-out images, drawn at random."""
+def _train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents and labels of nine tenths of the held-out images, and of one tenth, drawn at random."""
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to encode")
     labels = require_labels(inputs.held_out)
     if inputs.model is None or inputs.model.encode is None:
         raise Unavailable("there is no model with an encoder")
     if len(labels) < LEAST:
-        raise Unavailable(f"nine tenths and one tenth need at least {LEAST} images, not {len(labels)}")
+        raise Unavailable(f"a split into nine tenths and one tenth needs at least {LEAST} images, not {len(labels)}")
     order = torch.randperm(len(labels), generator=inputs.generator)[:MOST]
     encode, images = inputs.model.encode, inputs.held_out.images[order]
     z: Tensor = inputs.share("latents of held-out images", lambda: encode(images).flatten(1))
@@ -81,16 +95,16 @@ def _parts(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _y_from_z(inputs: Inputs) -> list[Value]:
-    train_z, train_y, test_z, test_y = _parts(inputs)
+    train_z, train_y, test_z, test_y = _train_and_test(inputs)
     value, error = y_from_z(train_z, train_y, test_z, test_y)
-    commonest = train_y.mode().values
-    details = {"train": len(train_y), "test": len(test_y), "chance": (test_y == commonest).double().mean().item()}
+    most_frequent = train_y.mode().values
+    details = {"train": len(train_y), "test": len(test_y), "chance": (test_y == most_frequent).double().mean().item()}
     uncertainty = Uncertainty(error, "standard error", "the test images (binomial)")
     return [Value(value, uncertainty, len(train_y) + len(test_y), 0, details=details)]
 
 
 def _z_from_y(inputs: Inputs) -> list[Value]:
-    train_z, train_y, test_z, test_y = _parts(inputs)
+    train_z, train_y, test_z, test_y = _train_and_test(inputs)
     value, error = z_from_y(train_z, train_y, test_z, test_y)
     uncertainty = Uncertainty(error, "standard error", "the test images")
     details = {"train": len(train_y), "test": len(test_y)}

@@ -1,15 +1,14 @@
-"""1-NN transfer: how well the nearest training image, in the space of features, tells the class of a test image.
+"""1-NN transfer: how well the nearest training image in feature space predicts the class of a test image.
 
     accuracy = mean over test images t of [ y(argmin_x |f(t) - f(x)|_2) = y(t) ],  x over labelled training images
 
-Donahue et al. (2017), "Adversarial Feature Learning", arXiv:1605.09782, Section 4.2 and Table 1: features of the model
-under test (its encoder's or its discriminator's), the training images of MNIST as points, its test images as queries.
-The official code reports an encoder's last hidden layer beside its output: which one is meant is up to the features
-that are given. Agrees with scikit-learn's brute-force KNeighborsClassifier. Range [0, 1], higher is better. On the raw
-pixels of MNIST, 60,000 points and 10,000 queries, it is 96.91 %.
+Source: Donahue et al. (2017), "Adversarial Feature Learning", arXiv:1605.09782, Section 4.2 and Table 1. The features
+are those of the model under test (of its encoder or its discriminator). The paper classifies MNIST's test images by
+their nearest training images. The official code reports the encoder's output and its last hidden layer; the caller
+chooses by the features. The accuracy agrees with scikit-learn's brute-force KNeighborsClassifier. Range [0, 1], higher
+is better. On the raw pixels of MNIST, with 60,000 training and 10,000 test images, it is 96.91 %.
 
-The standard error is binomial over the test images; the training images are taken as given. Of equally near points
-the first counts.
+The standard error is binomial over the test images, for fixed training images. In a tie the first training image wins.
 """
 
 from torch import Tensor
@@ -29,9 +28,16 @@ from ganbench.metrics.nearest_neighbour import nearest
 
 
 def nn_transfer(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> tuple[float, float]:
-    """Accuracy of 1-NN from N x d training features and int64 labels N on M x d test features, and its standard error.
+    """Return the test accuracy of a 1-nearest-neighbour classifier, in [0, 1], and its standard error.
 
-    Raises Unavailable where there are no training or no test features.
+    train, test: floating N x d and M x d features. train_labels, test_labels: int64 N and M.
+    Raises Unavailable if there are no training images or no test images.
+    Source: Donahue et al. (2017), Section 4.2 and Table 1.
+
+    >>> import torch
+    >>> train, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([3, 3, 5])
+    >>> nn_transfer(train, labels, test=torch.tensor([[0.4], [1.6]]), test_labels=torch.tensor([3, 3]))[0]
+    0.5
     """
     if len(train) == 0:
         raise Unavailable("a nearest neighbour needs at least 1 training image, not 0")
@@ -39,9 +45,10 @@ def nn_transfer(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: 
 
 
 def train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features and labels of the reference, to train on, and of the held-out images, to test on.
+    """Return features and labels of the reference (training set), and of the held-out images (test set).
 
-    Raises Unavailable where any are missing or not finite, or the features of one are longer than the other's.
+    Features are float32 N x d and M x d, labels int64 N and M.
+    Raises Unavailable if any of them is missing or not finite, or if d differs.
     """
     held_out = require_held_out(inputs)
     train, test = features_of(inputs.real), features_of(held_out)
@@ -51,7 +58,7 @@ def train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def require_held_out(inputs: Inputs) -> Side:
-    """The held-out images, or Unavailable if there are none."""
+    """Return the held-out images. Raises Unavailable if there are none."""
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
     return inputs.held_out

@@ -1,18 +1,20 @@
-"""Parzen-window log-likelihood: how likely real test images are under Gaussian windows around generated ones.
+"""Parzen-window log-likelihood: the log-density of real test images under Gaussian windows around generated images.
 
     LL = mean over test x of log (1/n) sum_i N(x; G(z_i), sigma^2 I)        in nats, pixels scaled to [0, 1]
 
-Goodfellow et al. (2014), "Generative Adversarial Nets", arXiv:1406.2661, Section 5; also Mirza and Osindero (2014),
-arXiv:1411.1784, and Denton et al. (2015), arXiv:1506.05751, who apply it level by level to a pyramid (call the plain
-functions on reduced images). 10,000 samples; sigma is the one of 10 values from 0.1 to 1, evenly spaced in log, that
-makes 1,000 validation images likeliest: a draw from the reference, never the test images. As in the authors'
-`parzen_ll.py`. Agrees with scikit-learn's KernelDensity of a single leaf (its tree is off by far in so many
-dimensions). Range (-inf, d log(1 / (0.1 sqrt(2 pi)))], so of either sign: negative is ordinary; higher is better.
+Source: Goodfellow et al. (2014), "Generative Adversarial Nets", arXiv:1406.2661, Section 5. It is also used by Mirza
+and Osindero (2014), arXiv:1411.1784, and by Denton et al. (2015), arXiv:1506.05751, on each level of an image pyramid
+(for this, call the plain functions on reduced images). As in the authors' `parzen_ll.py`, there are 10,000 samples, and
+sigma is one of 10 values from 0.1 to 1, evenly spaced in log: the one with the highest mean log-density of 1,000
+validation images. These are drawn from the reference, never from the test images. The result agrees with scikit-learn's
+KernelDensity with a single leaf (its tree is inaccurate in so many dimensions). Range (-inf,
+d log(1 / (0.1 sqrt(2 pi)))], so that values of both signs are normal; higher is better.
 
-In hundreds of dimensions it says little about the distribution: a set of cluster centres may beat samples of the true
-one (Theis et al., 2016, arXiv:1511.01844). It is here to stand beside the papers' tables, at their counts.
+In hundreds of dimensions the value says little about the distribution: a set of cluster centres can beat samples of the
+true distribution (Theis et al., 2016, arXiv:1511.01844). Use it only for comparison with the papers' tables, at their
+counts.
 
-The standard error is the papers': over the test images, for the samples and the sigma at hand. float64 throughout.
+The standard error is that of the papers: over the test images, for fixed samples and sigma. All sums are in float64.
 """
 
 import math
@@ -29,21 +31,26 @@ CHUNK = 2**24  # distances at a time: 128 MiB
 
 
 def parzen_log_likelihood(real: Tensor, fake: Tensor, sigmas: float | tuple[float, ...]) -> Tensor:
-    """Log-density in nats of each of N x d real rows under Gaussian windows at the M x d fake rows: float64 N.
+    """Return the log-density of each real row under Gaussian windows at the fake rows, in nats: float64 N.
 
-    For several window widths at once: S x N. Both of any dtype, in the unit that sigma is in. Raises ValueError
-    where sigma is not positive or one set is empty.
+    real, fake: N x d and M x d of any dtype, in the unit of sigma. sigmas: one window width, or S widths, which give
+    S x N log-densities.
+    Raises ValueError if a width is not positive or a set is empty.
+    Source: Goodfellow et al. (2014), Section 5.
+
+    >>> parzen_log_likelihood(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0]]), 1.0).round(decimals=3)
+    tensor([-0.9190, -1.4190], dtype=torch.float64)
     """
     widths = [sigmas] if isinstance(sigmas, float | int) else list(sigmas)
     if min(widths) <= 0 or not len(real) or not len(fake):
         raise ValueError("a window needs a positive width, and both sets at least one row")
-    centre = fake.mean(0, dtype=torch.float64)  # far from the origin the product form would lose digits
+    centre = fake.mean(0, dtype=torch.float64)  # centre the rows: far from the origin the product form loses digits
     y = fake - centre
     y_squares, d = y.square().sum(1), y.shape[1]
     parts = []
     for rows in real.split(max(CHUNK // len(y), 1)):
         x = rows - centre
-        # One array through all of it: |x - y|^2 / 2, less its smallest in each row, which is put back at the end.
+        # Subtract the smallest |x - y|^2 / 2 of each row before exp, and add it at the end. `half` is changed in place.
         half = torch.addmm(y_squares / 2, x, y.T, alpha=-1)
         nearest = half.amin(1, keepdim=True)
         half -= nearest
@@ -60,7 +67,16 @@ def parzen_log_likelihood(real: Tensor, fake: Tensor, sigmas: float | tuple[floa
 
 
 def choose_sigma(real: Tensor, fake: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> float:
-    """The width of those given under which N x d validation rows are likeliest on average (the first, if several)."""
+    """Return the window width with the highest mean log-density of the validation rows; in a tie the first width.
+
+    real, fake: N x d validation rows and M x d generated rows of any dtype, in the unit of sigma. sigmas: the widths to
+    choose from.
+    Raises ValueError if a width is not positive or a set is empty.
+    Source: Goodfellow et al. (2014), Section 5.
+
+    >>> choose_sigma(torch.tensor([[0.3], [-0.3]]), torch.tensor([[0.0]]), sigmas=(0.1, 0.3, 1.0))
+    0.3
+    """
     return sigmas[int(parzen_log_likelihood(real, fake, tuple(sigmas)).mean(1).argmax())]
 
 
@@ -68,10 +84,10 @@ def _compute(inputs: Inputs) -> list[Value]:
     assert inputs.held_out is not None
     sets = {"generated": inputs.fake.images, "reference": inputs.real.images, "test": inputs.held_out.images}
     if len({x.shape[1:] for x in sets.values()}) > 1:
-        sizes = ", ".join(f"{what} ones {'x'.join(map(str, x.shape[1:]))}" for what, x in sets.items())
-        raise Unavailable(f"the images need to be of one size: {sizes}")
+        sizes = ", ".join(f"{what} images are {'x'.join(map(str, x.shape[1:]))}" for what, x in sets.items())
+        raise Unavailable(f"all images need to have one size: {sizes}")
     validation = torch.randperm(len(sets["reference"]), generator=inputs.generator)
-    if inputs.fake.images is inputs.real.images:  # the row of real data: no image may be a window and be judged by it
+    if inputs.fake.images is inputs.real.images:  # row of real data: no image may be both a window and for validation
         number = min(VALIDATION, len(validation) // 2)
         windows = validation[number:]
         validation = validation[:number]
@@ -83,20 +99,20 @@ def _compute(inputs: Inputs) -> list[Value]:
         counts = f"not {len(windows)}, {len(validation)} and {len(sets['test'])}"
         raise Unavailable(f"needs at least 1 window, 1 validation image and 2 test images, {counts}")
 
-    # On levels 0 to 255, which need no copy in [0, 1]: widths are 255 times as large, densities 255^d times as small.
+    # Compute on grey levels 0 to 255, without a copy in [0, 1]: widths are 255 times larger, densities 255^d smaller.
     fake, valid, test = sets["generated"][windows], sets["reference"][validation], sets["test"]
     fake, valid, test = fake.flatten(1), valid.flatten(1), test.flatten(1)
-    by_level = {255 * s: s for s in SIGMAS}
-    level = choose_sigma(valid, fake, tuple(by_level))
-    likelihood = parzen_log_likelihood(test, fake, level) + test.shape[1] * math.log(255)
-    sigma = by_level[level]
+    sigma_of_width = {255 * s: s for s in SIGMAS}
+    width = choose_sigma(valid, fake, tuple(sigma_of_width))
+    likelihood = parzen_log_likelihood(test, fake, width) + test.shape[1] * math.log(255)
+    sigma = sigma_of_width[width]
     warnings = []
     if len(fake) < WINDOWS:
         warnings.append(
             f"{len(fake):,} windows, not {WINDOWS:,}: lower than with more, comparable only at equal counts"
         )
     if sigma in (SIGMAS[0], SIGMAS[-1]):
-        warnings.append(f"the best sigma, {sigma:.3g}, is the last of those tried: others may fit better")
+        warnings.append(f"the best sigma, {sigma:.3g}, is at the end of the grid: a sigma outside may fit better")
     uncertainty = Uncertainty(likelihood.std().item() / math.sqrt(len(test)), "standard error", "the test images")
     details = {"sigma": sigma, "windows": len(fake), "validation_images": len(valid)}
     n_fake = len(windows)

@@ -1,4 +1,4 @@
-"""MS-SSIM against pytorch-msssim where both are defined, and against plain numpy below; the pairs it is taken over."""
+"""MS-SSIM against pytorch-msssim on large images and plain NumPy on small ones; the choice of pairs."""
 
 import importlib
 
@@ -11,13 +11,13 @@ from scipy.signal import fftconvolve
 
 from ganbench.metrics import Inputs, Side, Unavailable
 
-ms_ssim = importlib.import_module("ganbench.metrics.ms_ssim")  # the package has a function so named
+ms_ssim = importlib.import_module("ganbench.metrics.ms_ssim")  # the package has a function of the same name
 
 WITHIN, ALL = ms_ssim.PROTOCOLS
 
 
 def similar(n, c, side, seed, noise=40):
-    """n pairs of smooth uint8 images that are alike but for noise."""
+    """Return n pairs of smooth uint8 images that differ by noise."""
     g = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, c, 7, 7, generator=g) * 255
     a = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
@@ -26,7 +26,7 @@ def similar(n, c, side, seed, noise=40):
 
 
 def plain(a, b, cut=False):
-    """One pair of one channel, H x W, as the ProGAN code base has it: 2-D windows, box filter, every second pixel.
+    """Return the MS-SSIM of one channel of one pair, H x W, like the ProGAN code base: 2-D windows, box filter, stride 2.
 
     cut: sigma stays 1.5, as in compare_gan.
     """
@@ -55,14 +55,14 @@ def plain(a, b, cut=False):
 
 @pytest.mark.parametrize("side", [176, 192])
 @pytest.mark.parametrize(("channels", "noise"), [(1, 10), (3, 60)])
-def test_it_equals_pytorch_msssim_on_large_images(side, channels, noise):
+def test_ms_ssim_equals_pytorch_msssim_on_large_images(side, channels, noise):
     a, b = similar(3, channels, side, side, noise)
     a, b = a.double(), b.double()
     ours = ms_ssim.ms_ssim(a, b).tolist()
     assert all(0.2 < value < 0.999 for value in ours)
     theirs = pytorch_msssim.ms_ssim(a, b, data_range=255, size_average=False)
     assert ours == pytest.approx(theirs.tolist(), rel=1e-5)
-    # Its own window is float32; with one in float64 the two are the same to rounding.
+    # The window of pytorch-msssim is float32; with a float64 window both agree to rounding.
     window = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = (window / window.sum()).expand(channels, 1, 1, 11)
     exact = pytorch_msssim.ms_ssim(a, b, data_range=255, size_average=False, win=window)
@@ -71,10 +71,10 @@ def test_it_equals_pytorch_msssim_on_large_images(side, channels, noise):
 
 @pytest.mark.parametrize("side", [8, 16, 28, 32, 50, 64])
 @pytest.mark.parametrize("noise", [5, 40, 200])
-def test_it_equals_plain_numpy_on_small_images(side, noise):
+def test_ms_ssim_equals_plain_numpy_on_small_images(side, noise):
     a, b = similar(4, 1, side, side, noise)
     expected = [plain(x[0], y[0]) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
-    # Rounding of the FFT: where a factor is near 0 only digits after the comma count.
+    # The FFT rounds: if a factor is near 0, only the absolute error is small.
     assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -87,13 +87,13 @@ def test_a_cut_window_keeps_its_sigma(side):
     assert (ours - ms_ssim.ms_ssim(a, b)).abs().max() > 1e-6  # the window is smaller than 11 at some scale
 
 
-def test_where_the_window_always_fits_the_variants_are_one():
+def test_the_variants_are_equal_if_the_window_fits_at_every_scale():
     a, b = (x.double() for x in similar(2, 1, 176, 0))
     assert torch.equal(ms_ssim.ms_ssim(a, b, "cut-window"), ms_ssim.ms_ssim(a, b, "shrunk-window"))
 
 
 def blank(side):
-    """Flat pairs, pairs with one edge, and pairs that differ by a level: what float32 rounds worst."""
+    """Return flat pairs, pairs with one edge, and pairs that differ by a grey level: the hardest for float32."""
     a, b = torch.zeros(6, 1, side, side, dtype=torch.uint8), torch.zeros(6, 1, side, side, dtype=torch.uint8)
     a[0], b[0] = 255, 0
     a[1], b[1] = 3, 250
@@ -106,7 +106,7 @@ def blank(side):
 
 @pytest.mark.parametrize("side", [65, 128, 200])
 @pytest.mark.parametrize("noise", [2, 40, 200, "unrelated", "blank"])
-def test_large_uint8_images_have_the_value_of_float64_to_a_hundred_thousandth(side, noise):
+def test_large_uint8_images_agree_with_float64_to_1e_5(side, noise):
     if noise == "blank":
         a, b = blank(side)
     elif noise == "unrelated":
@@ -121,7 +121,7 @@ def test_large_uint8_images_have_the_value_of_float64_to_a_hundred_thousandth(si
 def test_images_that_are_not_square_are_filtered_along_the_right_axes(shape):
     a, b = (x[..., : shape[0], : shape[1]] for x in similar(2, 1, max(shape), 0))
     assert ms_ssim.ms_ssim(a.mT, b.mT).tolist() == pytest.approx(ms_ssim.ms_ssim(a, b).tolist(), abs=1e-7)
-    # Sides swapped in one filter would change the shapes, and swapped windows a stretched image's value.
+    # Swapped sides in one filter would change the shapes; swapped windows would change the value.
     exact = [plain(p[0].numpy(), q[0].numpy()) for p, q in zip(a, b, strict=True)]
     assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(exact, abs=2e-3 if min(shape) > 80 else 0.05)
 
@@ -141,7 +141,7 @@ def test_a_pair_has_the_same_value_in_any_batch(side, monkeypatch):
     assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(alone.tolist(), abs=1e-7)
 
 
-def test_an_unknown_variant_and_pairs_of_two_shapes_are_refused():
+def test_an_unknown_variant_and_pairs_of_two_shapes_raise():
     a, b = similar(2, 1, 16, 1)
     with pytest.raises(ValueError, match="unknown variant 'wang' of MS-SSIM: shrunk-window, cut-window"):
         ms_ssim.ms_ssim(a, b, "wang")
@@ -149,8 +149,8 @@ def test_an_unknown_variant_and_pairs_of_two_shapes_are_refused():
         ms_ssim.ms_ssim(a, b[..., :8])
 
 
-def test_the_protocols_values_are_those_of_the_first_release():
-    # Taken before the filters were rewritten.
+def test_the_values_of_the_protocols_equal_the_first_release():
+    # Computed before the filters were rewritten.
     images = next(similar(12, 1, 28, 1, 0))
     labels = torch.arange(12) % 2
     assert measure(WITHIN, images, labels).value == pytest.approx(0.05840967601590379, abs=1e-9)
@@ -165,24 +165,24 @@ def test_colour_is_the_mean_over_the_channels():
     assert ms_ssim.ms_ssim(a, b).tolist() == pytest.approx(torch.stack(channels).mean(0).tolist(), rel=1e-12)
 
 
-def test_an_image_is_one_with_itself_and_symmetric_with_another():
+def test_ms_ssim_is_one_for_equal_images_and_symmetric():
     a, b = similar(3, 1, 28, 1)
     assert ms_ssim.ms_ssim(a, a).tolist() == pytest.approx([1.0] * 3, rel=1e-12)
     assert torch.equal(ms_ssim.ms_ssim(a, b), ms_ssim.ms_ssim(b, a))
 
 
-def test_an_image_and_its_negative_count_as_zero_and_not_as_a_root_of_a_negative():
+def test_an_image_and_its_negative_have_ms_ssim_zero():
     a, _ = similar(3, 1, 28, 1)
     assert ms_ssim.ms_ssim(a, 255 - a).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_more_noise_is_less_alike():
+def test_more_noise_lowers_ms_ssim():
     values = [ms_ssim.ms_ssim(*similar(5, 1, 28, 0, noise)).mean().item() for noise in (0, 10, 40, 120)]
     assert values == sorted(values, reverse=True)
     assert values[0] == pytest.approx(1, rel=1e-12)
 
 
-def test_pairs_are_of_two_different_entries_and_all_pairs_are_as_likely():
+def test_pairs_have_two_different_entries_and_all_pairs_are_equally_likely():
     rows = torch.tensor([4, 8, 15, 16])
     first, second = ms_ssim.random_pairs(rows, 24_000, torch.Generator().manual_seed(0))
     assert set(first.tolist()) | set(second.tolist()) == {4, 8, 15, 16}
@@ -201,13 +201,13 @@ def measure(protocol, images, labels, seed=0):
 
 
 def two_kinds(per_class=6):
-    """Class 3 shows one picture again and again, class 7 a new one each time."""
+    """Return equal images of class 3 and different images of class 7."""
     same = next(similar(1, 1, 28, 0, 0)).expand(per_class, -1, -1, -1)
     different = next(similar(per_class, 1, 28, 1, 0))
     return torch.cat([same, different]), torch.tensor([3] * per_class + [7] * per_class)
 
 
-def test_pairs_within_a_class_find_the_class_that_has_collapsed():
+def test_pairs_within_a_class_detect_a_collapsed_class():
     images, labels = two_kinds()
     value = measure(WITHIN, images, labels)
     assert value.details["per_class"]["3"] == 1
@@ -219,7 +219,7 @@ def test_pairs_within_a_class_find_the_class_that_has_collapsed():
 
 
 def test_the_value_is_the_unrounded_mean_over_the_classes():
-    # The only pair of a class is the value of that class, whichever way round it is drawn.
+    # Each class has only one pair, in either order.
     images = torch.cat([*similar(1, 1, 28, 0), *similar(1, 1, 28, 1)])
     value = measure(WITHIN, images, torch.tensor([3, 3, 7, 7]))
     expected = ms_ssim.ms_ssim(images[::2], images[1::2]).mean().item()
@@ -228,7 +228,7 @@ def test_the_value_is_the_unrounded_mean_over_the_classes():
     assert value.uncertainty.value < 1e-12
 
 
-def test_pairs_over_all_samples_are_unlike_those_within_a_class():
+def test_pairs_over_all_samples_are_less_similar_than_within_a_class():
     images, labels = two_kinds()
     value = measure(ALL, images, labels)
     assert value.value < measure(WITHIN, images, labels).value
@@ -238,7 +238,7 @@ def test_pairs_over_all_samples_are_unlike_those_within_a_class():
 
 
 @pytest.mark.parametrize("protocol", [WITHIN, ALL], ids=lambda p: p.stem)
-def test_the_standard_error_is_the_standard_deviation_over_fresh_samples_and_pairs(protocol, monkeypatch):
+def test_the_standard_error_equals_the_deviation_over_new_samples_and_pairs(protocol, monkeypatch):
     monkeypatch.setattr(ms_ssim, "PAIRS", 200)
     monkeypatch.setattr(ms_ssim, "PAIRS_PER_CLASS", 100)
     labels = torch.arange(80) % 2
@@ -263,8 +263,8 @@ def test_a_class_of_one_image_and_images_without_labels_are_unavailable():
         measure(ALL, images[:1], None)
 
 
-def test_the_variance_of_a_mean_over_pairs_counts_the_images_that_pairs_share():
-    # Pairs i + j of n independent numbers: the mean over all pairs is twice their mean, of variance 4 / n.
+def test_the_variance_of_a_mean_over_pairs_includes_common_images():
+    # The values are sums of two of n independent numbers: the mean over all pairs is twice their mean, variance 4 / n.
     n, m = 30, 4000
     means, variances = [], []
     for seed in range(200):
@@ -275,10 +275,10 @@ def test_the_variance_of_a_mean_over_pairs_counts_the_images_that_pairs_share():
         variances.append(ms_ssim.pairs_variance(values, pairs))
     assert torch.stack(means).var().item() == pytest.approx(4 / n, rel=0.25)
     assert sum(variances) / 200 == pytest.approx(4 / n, rel=0.15)
-    assert values.var().item() / m < 0.01 * 4 / n  # what independent pairs would have
+    assert values.var().item() / m < 0.01 * 4 / n  # the variance for independent pairs
 
 
-def test_the_variance_of_separate_pairs_is_that_of_independent_ones():
+def test_pairs_without_common_images_have_the_variance_of_independent_values():
     values = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pairs = torch.arange(50), torch.arange(50, 100)
     assert ms_ssim.pairs_variance(values, pairs) == pytest.approx(values.var().item() / 50, rel=1e-9)

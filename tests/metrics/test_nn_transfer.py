@@ -1,4 +1,4 @@
-"""1-NN on features, against scikit-learn and the definition written out."""
+"""1-NN on features against scikit-learn and the definition."""
 
 import importlib
 
@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ganbench.metrics import Inputs, Side, Unavailable
 from ganbench.metrics.nn_transfer import nn_transfer as accuracy
 
-nn_transfer = importlib.import_module("ganbench.metrics.nn_transfer")  # the package has a function so named
+nn_transfer = importlib.import_module("ganbench.metrics.nn_transfer")  # the package has a function of the same name
 
 
 def blobs(n, seed, d=5, classes=4):
@@ -29,7 +29,7 @@ def measure(real, held_out):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1e-3, 0), (1e3, 50)])
-def test_it_equals_scikit_learn_by_brute_force(scale, shift):
+def test_the_accuracy_equals_scikit_learn_by_brute_force(scale, shift):
     (x, y), (t, truth) = blobs(300, 0), blobs(200, 1)
     x, t = x * scale + shift, t * scale + shift
     value, error = accuracy(x, y, t, truth)
@@ -47,7 +47,7 @@ def test_the_training_images_find_themselves():
     assert accuracy(x, y, x, y + 1)[0] == 0
 
 
-def test_the_reference_is_searched_and_the_held_out_images_ask():
+def test_held_out_images_are_classified_by_the_reference():
     (x, y), (t, truth) = blobs(60, 0), blobs(40, 1)
     value = measure(side(x, y), side(t, truth))
     nearest = (t[:, None] - x[None]).square().sum(2).argmin(1)
@@ -56,7 +56,7 @@ def test_the_reference_is_searched_and_the_held_out_images_ask():
     assert value.uncertainty.over == "the test images (binomial)"
 
 
-def test_what_is_missing_or_does_not_fit_is_said():
+def test_missing_or_incompatible_inputs_are_unavailable():
     x, y = blobs(20, 0)
     with pytest.raises(Unavailable, match="no labels"):
         measure(side(x, None), side(x, y))

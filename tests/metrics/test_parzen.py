@@ -1,4 +1,4 @@
-"""Log-likelihood under Parzen windows, against closed forms, SciPy and scikit-learn; sigma never sees the test set."""
+"""Log-likelihood under Parzen windows against closed forms, SciPy and scikit-learn; the choice of sigma."""
 
 import math
 
@@ -15,7 +15,7 @@ from ganbench.metrics import Inputs, Side, Unavailable, parzen
 from ganbench.metrics.parzen import SIGMAS, choose_sigma, parzen_log_likelihood
 
 [PROTOCOL] = parzen.PROTOCOLS
-GOLDEN = 47.538911359338144  # by NumPy, from the definition
+GOLDEN = 47.538911359338144  # computed with NumPy from the definition
 
 
 def draw(n, d, seed, dtype=torch.float64):
@@ -50,18 +50,18 @@ def test_one_window_is_a_gaussian():
 
 @pytest.mark.parametrize(("n", "m", "d"), [(30, 40, 2), (20, 300, 784), (1, 1, 1)])
 @pytest.mark.parametrize("sigma", [0.1, 0.2, 1.0])
-def test_it_equals_the_definition_and_scikit_learn(n, m, d, sigma):
+def test_the_density_equals_the_definition_and_scikit_learn(n, m, d, sigma):
     x, y = draw(n, d, 0), draw(m, d, 1)
     ours = parzen_log_likelihood(x, y, sigma).numpy()
     assert ours == pytest.approx(by_definition(x, y, sigma), rel=1e-11)
-    # One leaf: with its tree scikit-learn stops too early in 784 dimensions.
+    # A single leaf: the tree of scikit-learn stops too early in 784 dimensions.
     theirs = KernelDensity(bandwidth=sigma, leaf_size=m + 1).fit(y.numpy()).score_samples(x.numpy())
     assert ours == pytest.approx(theirs, rel=1e-11)
 
 
-def test_several_widths_at_once_are_what_each_of_them_is(monkeypatch):
+def test_several_widths_at_once_equal_single_widths(monkeypatch):
     x, y = draw(25, 9, 0), draw(31, 9, 1)
-    monkeypatch.setattr(parzen, "CHUNK", 31 * 4)  # several chunks, the last a short one
+    monkeypatch.setattr(parzen, "CHUNK", 31 * 4)  # several chunks, the last one shorter
     assert torch.equal(
         parzen_log_likelihood(x, y, (0.1, 0.4)),
         torch.stack([parzen_log_likelihood(x, y, s) for s in (0.1, 0.4)]),
@@ -77,31 +77,31 @@ def test_a_common_shift_changes_nothing(shift, seed):
     assert shifted.numpy() == pytest.approx(parzen_log_likelihood(x, y, 0.2).numpy(), abs=1e-7)
 
 
-def test_a_unit_ten_times_as_large_adds_the_log_of_ten_a_dimension():
+def test_a_unit_ten_times_larger_adds_log_ten_per_dimension():
     x, y = draw(8, 4, 0), draw(9, 4, 1)
     small, large = parzen_log_likelihood(x, y, 0.2), parzen_log_likelihood(10 * x, 10 * y, 2.0)
     assert small.numpy() == pytest.approx((large + 4 * math.log(10)).numpy(), rel=1e-12)
 
 
-def test_far_from_every_window_it_is_finite():
+def test_the_density_far_from_every_window_is_finite():
     far = parzen_log_likelihood(torch.full((1, 784), 255.0), torch.zeros(3, 784), 0.1)
     expected = -784 * 255**2 / 2 / 0.01 - 784 * math.log(0.1 * math.sqrt(2 * math.pi))
     assert far.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_it_integrates_to_one():
+def test_the_density_integrates_to_one():
     grid = torch.linspace(-6, 7, 4001, dtype=torch.float64)[:, None]
     density = parzen_log_likelihood(grid, draw(20, 1, 0), 0.3).exp()
     assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1, rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "m", "sigma"), [(0, 3, 0.1), (3, 0, 0.1), (3, 3, 0.0), (3, 3, -1.0)])
-def test_no_rows_or_no_width_is_an_error(n, m, sigma):
+def test_empty_sets_and_widths_that_are_not_positive_raise(n, m, sigma):
     with pytest.raises(ValueError, match="a window needs"):
         parzen_log_likelihood(draw(n, 2, 0), draw(m, 2, 1), sigma)
 
 
-# --- Its width
+# --- The width
 
 
 def test_sigmas_are_ten_evenly_spaced_in_log_from_a_tenth_to_one():
@@ -109,7 +109,7 @@ def test_sigmas_are_ten_evenly_spaced_in_log_from_a_tenth_to_one():
 
 
 @pytest.mark.parametrize("spread", [0.15, 0.4])
-def test_the_chosen_width_is_the_likeliest(spread):
+def test_the_chosen_width_has_the_highest_log_likelihood(spread):
     y = torch.zeros(1, 3, dtype=torch.float64)
     x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * spread
     nearest = min(SIGMAS, key=lambda s: abs(math.log(s / spread)))
@@ -121,7 +121,7 @@ def test_the_chosen_width_is_the_likeliest(spread):
 # --- The protocol
 
 
-def test_the_value_is_the_mean_on_pixels_between_0_and_1_with_its_standard_error():
+def test_the_value_is_the_mean_over_test_images_on_pixels_in_0_to_1():
     fake, real, test = images(60, 0), images(40, 1), images(30, 2)
     value = measure(fake, real, test)
     x, y, v = (a.flatten(1).double() / 255 for a in (test, fake, real))
@@ -141,7 +141,7 @@ def test_the_test_images_do_not_choose_the_width():
     assert sigmas != {measure(fake, images(40, 1, std=1), images(30, 2)).details["sigma"]}
 
 
-def test_validation_takes_1000_of_the_reference_and_windows_10000_of_the_samples(monkeypatch):
+def test_1000_reference_images_validate_and_10000_samples_are_windows(monkeypatch):
     monkeypatch.setattr(parzen, "WINDOWS", 50)
     value = measure(images(60, 0), images(1100, 1), images(30, 2))
     assert value.details["validation_images"] == 1000
@@ -149,25 +149,25 @@ def test_validation_takes_1000_of_the_reference_and_windows_10000_of_the_samples
     assert not value.warnings or "windows" not in value.warnings[0]
 
 
-def test_real_images_in_the_place_of_samples_are_not_judged_by_themselves():
+def test_in_the_row_of_real_data_no_image_is_both_window_and_validation_image():
     real, test = images(60, 1), images(30, 2)
     value = measure(real, real, test)
     assert value.details["windows"] == value.details["validation_images"] == 30
-    # Were validation images among the windows, the narrowest width would win.
+    # With validation images among the windows, the narrowest width would win.
     assert value.details["sigma"] > SIGMAS[0]
     assert measure(real.clone(), real, test).details["sigma"] == SIGMAS[0]
 
 
-def test_a_width_at_the_end_of_the_grid_is_warned_of():
+def test_a_width_at_the_end_of_the_grid_gives_a_warning():
     value = measure(images(20, 0, std=0), images(20, 1, std=0), images(20, 2, std=0))
     assert value.details["sigma"] == SIGMAS[0]
-    assert "0.1, is the last of those tried" in value.warnings[-1]
-    # Every test image is the one window: d log 1 / (sigma sqrt(2 pi)).
+    assert "0.1, is at the end of the grid" in value.warnings[-1]
+    # Every test image equals the only window: d log(1 / (sigma sqrt(2 pi))).
     assert value.value == pytest.approx(-36 * math.log(0.1 * math.sqrt(2 * math.pi)), rel=1e-9)
     assert value.uncertainty.value == pytest.approx(0, abs=1e-9)
 
 
-def test_better_samples_are_likelier():
+def test_better_samples_give_a_higher_log_likelihood():
     dark_and_light = [torch.cat([images(30, s, 60.0, 20.0), images(30, s + 1, 190.0, 20.0)]) for s in (1, 3, 5)]
     real, test, good = dark_and_light
     off, collapsed = images(60, 7, 125.0, 20.0), images(60, 8, 60.0, 20.0)
@@ -186,17 +186,17 @@ def test_the_interval_of_the_standard_error_covers_the_truth():
 @pytest.mark.parametrize(
     ("fake", "real", "test"), [(0, 3, 3), (3, 0, 3), (3, 3, 1), (3, 3, 0)], ids=["fake", "real", "test", "no test"]
 )
-def test_too_few_images_make_it_unavailable(fake, real, test):
+def test_too_few_images_are_unavailable(fake, real, test):
     with pytest.raises(Unavailable, match="needs at least 1 window, 1 validation image and 2 test images"):
         measure(images(fake, 0), images(real, 1), images(test, 2))
 
 
-def test_images_of_two_sizes_make_it_unavailable():
-    with pytest.raises(Unavailable, match="of one size: generated ones 1x8x8, reference ones 1x6x6"):
+def test_images_of_two_sizes_are_unavailable():
+    with pytest.raises(Unavailable, match="one size: generated images are 1x8x8, reference images are 1x6x6"):
         measure(images(5, 0, edge=8), images(5, 1), images(5, 2))
 
 
-def test_the_golden_value_of_fixed_images_stays():
+def test_the_value_of_fixed_images_does_not_change():
     pixel = torch.arange(36).view(1, 1, 6, 6)
     fake, real, test = (((torch.arange(n).view(-1, 1, 1, 1) * k + pixel * 7) % 256).to(torch.uint8)
                         for n, k in ((20, 3), (15, 4), (10, 5)))
