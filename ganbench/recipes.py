@@ -1,16 +1,18 @@
-"""Recipes: what to train on what, how it is evaluated, and what the paper reported. One TOML file a recipe.
+"""Recipes: what to train on what, how to evaluate it, and what the paper reported. One TOML file a recipe.
 
-A key that is not known is an error, so that a misspelt option cannot be ignored silently. A group, in a folder `groups`
-beside the recipes, names those that make a table of a paper.
+An unknown key is an error, so that a misspelt option cannot be ignored silently. A group names the recipes that make a
+table of a paper. A tree of recipes holds both: recipes at its top or in one folder a paper, groups in `groups/` at its
+top or in the `tables/` of a paper's folder.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -24,27 +26,32 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TABLE = re.compile(
-    rb"[ \t]*\[{1,2}[ \t]*(?!budget\b)[A-Za-z][\w.-]*[ \t]*\]{1,2}[ \t]*(#.*)?$"
-)  # another than a budget
-
-# A generator on the CPU takes the low 32 bits of its seed: beyond them seeds would repeat each other.
+# PyTorch's CPU generator takes the low 32 bits of a seed: larger seeds would repeat smaller ones.
 MAX_SEED = 2**32 - 1
 
 PRECISIONS = ("float32", "bf16")
 BUDGETS = ("smoke", "short", "full")
-SYNTHETIC = "synthetic"  # data of the model's own shape: what a smoke run takes where it names no other
+SYNTHETIC = "synthetic"  # images of the model's own shape: the data of a smoke run that names no others
 HELD_OUT = ("test", "val", "valid")
-GROUPS = "groups"  # the folder of groups within a folder of recipes
+GROUP_FOLDERS = ("groups", "tables")  # in these folders of a tree each TOML file is a group
+NOT_IN_THE_FILE = {"sha256", "members"}  # fields that reading fills in
+
+ANOTHER_TABLE = re.compile(rb"[ \t]*\[{1,2}[ \t]*(?!budget\b)[A-Za-z][\w.-]*[ \t]*\]{1,2}[ \t]*(#.*)?$")
+A_BUDGET = re.compile(rb"^(?=[ \t]*\[[ \t]*budget\b)", re.MULTILINE)
+# A TOML file in a tree is a recipe if it has one of these tables, in either notation.
+A_RECIPE = re.compile(rb"^[ \t]*(\[[ \t]*(model|train|evaluate)\b|(model|train|evaluate)[ \t]*=)", re.MULTILINE)
 
 _PACKAGE = Path(__file__).parent
-# In a wheel the recipes lie in the package; in a checkout they are the top-level folder.
+# A wheel holds the recipes in the package; in a checkout they are the top-level folder.
 BUNDLED = _PACKAGE / "benchmarks" if (_PACKAGE / "benchmarks").is_dir() else _PACKAGE.parent / "benchmarks"
+
+
+# --- What a recipe and a group hold ---
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which reference model, and its constructor's arguments."""
+    """A reference model's name, and the arguments of its constructor."""
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
@@ -54,13 +61,15 @@ class ModelSpec:
 class TrainSpec:
     """The data and the schedule.
 
-    data: as `datasets.load` takes it; `{seed}` in it, and in what is evaluated against, is the run's seed, so that the
-    seeds of a recipe can be models of different classes. resize: done to every image, real ones too, in the words of
-    --resize; '' for none. steps: updates of G. ema_decay: 0 evaluates the last weights instead of their average.
-    labels: how many images of `data` have their label, as many of each class, drawn by the seed; 0: all. With few
-    labels a batch is `batch_size` of the labelled images and `unlabelled_batch_size` of all. precision: 'float32', or
-    'bf16' for products in bfloat16 with weights, sums and updates in float32. batch_norm: of several processes,
-    whether moments are over the 'global' batch or over each one's 'local' part.
+    data: as `datasets.load` takes it. `{seed}` in it, and in the reference, is the run's seed, so that the seeds of a
+    recipe can be models of different classes.
+    batch_size, steps: images a batch, and updates of G.
+    ema_decay: decay of the averaged weights; 0 evaluates the last weights instead.
+    labels: number of labelled images, as many of each class, drawn by the seed; 0: all images have their label.
+    unlabelled_batch_size: with `labels`, a batch is `batch_size` labelled images and this many of all.
+    precision: 'float32', or 'bf16' for products in bfloat16 with weights, sums and updates in float32.
+    batch_norm: with several processes, moments are over the 'global' batch or over each process's 'local' part.
+    resize: done to every image, real ones too, in the words of --resize; '' for none.
     """
 
     data: str
@@ -74,7 +83,7 @@ class TrainSpec:
     resize: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the course of a run but its length: no step depends on how many there will be."""
+        """Return all that decides the course of a run except its length: no step depends on the number of steps."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "steps" and v != defaults[k]}
 
@@ -83,10 +92,11 @@ class TrainSpec:
 class WatchSpec:
     """What is looked at while a run goes on; no weight depends on it.
 
-    grid_every: steps between pictures of samples; 0: ten over the run. on_trouble: 'stop' ends a run whose losses
-    explode, whose generator collapses or whose discriminator has won; 'go on' only says so. metric: measured every
-    `every` steps on `num` samples against the training images; the checkpoint of its best value is kept beside the
-    last.
+    grid_every: steps between sample grids; 0: ten grids over the run.
+    on_trouble: 'stop' ends a run whose losses explode, whose generator collapses or whose discriminator has won;
+    'go on' only says so.
+    metric: measured every `every` steps on `num` samples against the training images. The checkpoint of its best value
+    is kept beside the last one.
     """
 
     grid_every: int = 0
@@ -98,9 +108,9 @@ class WatchSpec:
 
 @dataclass(frozen=True)
 class EvaluateSpec:
-    """The protocol. `num` generated images, labels balanced where the model takes them, against `reference`.
+    """The protocol: `num` generated images against `reference`, with balanced labels where the model takes labels.
 
-    `real` is the split whose images make the table's row of real data.
+    real: the split whose images make the table's row of real data.
     """
 
     metrics: list[str]
@@ -113,25 +123,32 @@ class EvaluateSpec:
 class Reported:
     """One number of the paper.
 
-    comparable: False where our protocol or data differ; `note` then says how. unconfirmed: the number could not be
-    checked against the paper's text. std: the paper's own +-, or None.
+    A number that can be read as measured by two protocols stands twice, each time with its own metric and `protocol`.
+
+    std: the paper's own ±, or None. runs: if that ± is the standard deviation of this many runs, their number; else 0.
+    comparable: False if our protocol or data differ; `note` then says how.
+    unconfirmed: the number could not be checked against the paper's text.
+    protocol: in a few words, the protocol that is assumed, for the table; '' if the paper leaves no doubt.
     """
 
     metric: str
     value: float
     source: str
     std: float | None = None
+    runs: int = 0
     comparable: bool = True
     unconfirmed: bool = False
+    protocol: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a shorter run changes of its recipe; what is None it leaves as it is.
+    """What a shorter run changes of its recipe; None leaves a value as it is.
 
-    `smoke`: seconds on one core with nothing downloaded, to see that everything works. `short`: minutes to an hour or
-    two, to see something. args: laid over the model's, so that schedules among its arguments shrink with the run.
+    `smoke`: seconds on one core with nothing downloaded, to see that everything works.
+    `short`: minutes to an hour or two, to see something.
+    args: laid over the model's arguments, so that schedules among them shrink with the run.
     """
 
     steps: int
@@ -145,7 +162,7 @@ class Budget:
     args: dict[str, Any] = field(default_factory=dict)
 
     def changes(self) -> dict[str, Any]:
-        """All that it sets, for a result."""
+        """Return what the budget sets, as a result records it."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, {})}
 
 
@@ -153,7 +170,7 @@ class Budget:
 class Recipe:
     """One recipe. `version` rises with every change that could move a number.
 
-    sha256: of the file without its budgets, which no full run depends on.
+    sha256: hash of the file without its budgets, since no full run depends on them.
     """
 
     name: str
@@ -170,7 +187,7 @@ class Recipe:
     sha256: str = ""
 
     def at(self, budget: str) -> "Recipe":
-        """The recipe as it is run on a budget. Raises UserError for one that it does not have."""
+        """Return the recipe as it is run on a budget. Raises UserError if it has no such budget."""
         if budget == "full":
             return self
         if budget not in self.budget:
@@ -190,7 +207,7 @@ class Recipe:
         return shorter.replace(data=b.data or (SYNTHETIC if budget == "smoke" else None))
 
     def of_seed(self, seed: int) -> "Recipe":
-        """The recipe of one run: with its seed in the names of the data."""
+        """Return the recipe of one run: its seed stands in the names of the data."""
 
         def named(spec: Any, *keys: str) -> Any:
             return dataclasses.replace(spec, **{k: getattr(spec, k).replace("{seed}", str(seed)) for k in keys})
@@ -199,15 +216,15 @@ class Recipe:
         return dataclasses.replace(self, train=train, evaluate=evaluate)
 
     def override(self, overrides: dict[str, Any]) -> "Recipe":
-        """The recipe with what the command line changes: 'budget', and on top of it 'steps' and 'data'."""
+        """Return the recipe with the changes of the command line: 'budget', and on top of it 'steps' and 'data'."""
         return self.at(overrides.get("budget", "full")).replace(overrides.get("steps"), overrides.get("data"))
 
     def replace(self, steps: int | None = None, data: str | None = None) -> "Recipe":
-        """The recipe with overrides from the command line: other `steps`, other `data` (then also the reference).
+        """Return the recipe with other `steps`, or with other `data`, which then are also the reference.
 
-        `data` names a set (`mnist`, `folder:PATH`), one of its splits, or rows or classes of one. The other split is
-        the real data: the recipe's own for a folder, else the other of train and test. Of a folder the classes are
-        those that the recipe takes.
+        `data` names a set (`mnist`, `folder:PATH`), one of its splits, or rows or classes of one. Real data come from
+        the other split: for a folder the recipe's own, else the other one of train and test. A folder is reduced to
+        the classes that the recipe takes.
         """
         train, evaluate = self.train, self.evaluate
         if steps is not None:
@@ -221,7 +238,7 @@ class Recipe:
                 base, split = whole, "train"
             own = apart(evaluate.real)[0].rpartition(":")[2]
             other = "train" if split != "train" else own if folder and own in HELD_OUT else "test"
-            resize = "" if data.startswith(SYNTHETIC) else train.resize  # those are made in the size that is needed
+            resize = "" if data.startswith(SYNTHETIC) else train.resize  # synthetic images have the size they need
             train = dataclasses.replace(train, data=whole + part, resize=resize)
             evaluate = dataclasses.replace(
                 evaluate, reference=f"{base}:{split}{part}", real=f"{base}:{other}{of_classes(part)}"
@@ -230,10 +247,27 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Recipes that make a table of a paper, in the order of its rows. metrics: those it shows; default: the reported.
+class Rival:
+    """A value of the paper's table that another value of it has to be told from.
 
-    A recipe is the name of an installed one, or a path to a .toml file from the group's folder.
+    A group gives it for a row of the paper that is no recipe of the group, or that has another metric there.
+    source: which row it is. recipes: the rows that it stands beside; default: all of the group.
+    """
+
+    metric: str
+    value: float
+    source: str
+    recipes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Recipes that make a table of a paper, in the order of its rows.
+
+    recipes: names of installed recipes, or paths to .toml files from the group's folder.
+    metrics: those that the table shows; default: those with reported values.
+    rival: further rows of the paper's table (see `rivals`).
+    members: the recipes themselves, once `lookup` has read them.
     """
 
     name: str
@@ -241,14 +275,65 @@ class Group:
     paper: str
     recipes: list[str]
     metrics: list[str] = field(default_factory=list)
+    rival: list[Rival] = field(default_factory=list)
+    members: list[Recipe] = field(default_factory=list)
+
+
+# --- Reading ---
+
+
+def read(path: Path) -> Recipe:
+    """Read and validate a recipe file.
+
+    Raises UserError that names the file and the key: unreadable, not TOML, unknown or missing keys, wrong types, a
+    schedule that is not positive, no metric, a budget that does not come last, or a name that is not the file's.
+    """
+    raw, table = _toml(path, "recipe")
+    recipe: Recipe = _parse(Recipe, table, str(path))
+    if recipe.name != path.stem:
+        raise UserError(f"{path}: the name '{recipe.name}' must be that of the file.")
+    for name in recipe.budget:
+        if name not in BUDGETS[:-1]:
+            raise UserError(f"{path}, 'budget': unknown budget '{name}'.{did_you_mean(name, list(BUDGETS[:-1]))}")
+    own, *budgets = A_BUDGET.split(raw)
+    if any(ANOTHER_TABLE.match(line) for part in budgets for line in part.splitlines()):
+        raise UserError(f"{path}: the budgets must come last, after all other tables.")
+    _check(recipe, str(path))
+    for name in recipe.budget:
+        _check(recipe.at(name), f"{path}, budget '{name}'")
+    return dataclasses.replace(recipe, sha256=hashlib.sha256(own.rstrip() + b"\n" if budgets else raw).hexdigest())
+
+
+def read_group(path: Path) -> Group:
+    """Read and validate a group's file. Raises UserError that names the file and the key."""
+    group: Group = _parse(Group, _toml(path, "group")[1], str(path))
+    if group.name != path.stem:
+        raise UserError(f"{path}: the name '{group.name}' must be that of the file.")
+    if not group.recipes or len(set(group.recipes)) < len(group.recipes):
+        raise UserError(f"{path}, 'recipes' must name at least one recipe, and none twice.")
+    for rival in group.rival:
+        if strange := [name for name in rival.recipes if name not in group.recipes]:
+            raise UserError(f"{path}, 'rival': '{strange[0]}' is none of the group's recipes.")
+    return group
+
+
+def _toml(path: Path, what: str) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a TOML file and its content."""
+    try:
+        raw = path.read_bytes()
+        return raw, tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the {what} {path} is not valid TOML: {error}.") from error
 
 
 def _parse(cls: type, value: Any, where: str) -> Any:
-    """`value` as an instance of the dataclass `cls`; any mistake becomes a UserError that says where."""
+    """Return `value` as an instance of the dataclass `cls`; any mistake becomes a UserError that says where."""
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a table.")
-    kinds = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "sha256"}
+    kinds = _type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in NOT_IN_THE_FILE}
     for key in value:
         if key not in fields:
             raise UserError(f"{where}: unknown key '{key}'.{did_you_mean(key, list(fields))}")
@@ -258,7 +343,14 @@ def _parse(cls: type, value: Any, where: str) -> Any:
     return cls(**{key: _convert(kinds[key], item, f"{where}, '{key}'") for key, item in value.items()})
 
 
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields; resolving them takes longer than reading a file."""
+    return get_type_hints(cls)
+
+
 def _convert(kind: Any, value: Any, where: str) -> Any:
+    """Return `value` as the type `kind` of a field: a dataclass, a list, a dict or a plain value."""
     if dataclasses.is_dataclass(kind):
         return _parse(kind, value, where)  # type: ignore[arg-type]
     if get_origin(kind) in (Union, types.UnionType):  # float | None
@@ -280,41 +372,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def read(path: Path) -> Recipe:
-    """Read and validate a recipe file.
-
-    Raises UserError that names the file and the key: unreadable, not TOML, unknown or missing keys, wrong types, a
-    schedule that is not positive, no metric, a budget that does not come last, or a name that is not the file's.
-    """
-    raw, table = _toml(path, "recipe")
-    recipe: Recipe = _parse(Recipe, table, str(path))
-    if recipe.name != path.stem:
-        raise UserError(f"{path}: the name '{recipe.name}' must be that of the file.")
-    for name in recipe.budget:
-        if name not in BUDGETS[:-1]:
-            raise UserError(f"{path}, 'budget': unknown budget '{name}'.{did_you_mean(name, list(BUDGETS[:-1]))}")
-    own, *budgets = re.split(rb"^(?=[ \t]*\[[ \t]*budget\b)", raw, flags=re.MULTILINE)
-    if any(TABLE.match(line) for part in budgets for line in part.splitlines()):
-        raise UserError(f"{path}: the budgets must come last, after all other tables.")
-    _check(recipe, str(path))
-    for name in recipe.budget:
-        _check(recipe.at(name), f"{path}, budget '{name}'")
-    return dataclasses.replace(recipe, sha256=hashlib.sha256(own.rstrip() + b"\n" if budgets else raw).hexdigest())
-
-
-def _toml(path: Path, what: str) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of a TOML file, and what they say."""
-    try:
-        raw = path.read_bytes()
-        return raw, tomllib.loads(raw.decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the {what} {path} is not valid TOML: {error}.") from error
-
-
 def _check(recipe: Recipe, where: str) -> None:
-    """UserError for values that cannot be trained or evaluated with."""
+    """Raise UserError for values that cannot be trained or evaluated with."""
     for key, number in (
         ("train, 'steps'", recipe.train.steps),
         ("train, 'batch_size'", recipe.train.batch_size),
@@ -324,11 +383,8 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}, {key} must be at least 1, not {number}.")
     if not recipe.evaluate.metrics:
         raise UserError(f"{where}, evaluate, 'metrics' must name at least one metric (`ganbench list metrics`).")
-    if recipe.train.precision not in PRECISIONS:
-        raise UserError(
-            f"{where}, train, 'precision' must be one of {', '.join(PRECISIONS)}, not '{recipe.train.precision}'."
-        )
     for key, choice, choices in (
+        ("train, 'precision'", recipe.train.precision, PRECISIONS),
         ("train, 'batch_norm'", recipe.train.batch_norm, ("global", "local")),
         ("watch, 'on_trouble'", recipe.watch.on_trouble, ("stop", "go on")),
     ):
@@ -340,20 +396,54 @@ def _check(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}, train: 'labels' and 'unlabelled_batch_size' go together, both at least 1.")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{where}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
+    for i, r in enumerate(recipe.reported):
+        if r.runs < 0 or (r.runs and r.std is None):
+            raise UserError(f"{where}, 'reported'[{i}]: 'runs' is at least 1, and goes with 'std'.")
 
 
-def read_group(path: Path) -> Group:
-    """Read and validate a group's file. Raises UserError that names the file and the key."""
-    group: Group = _parse(Group, _toml(path, "group")[1], str(path))
-    if group.name != path.stem:
-        raise UserError(f"{path}: the name '{group.name}' must be that of the file.")
-    if not group.recipes or len(set(group.recipes)) < len(group.recipes):
-        raise UserError(f"{path}, 'recipes' must name at least one recipe, and none twice.")
-    return group
+# --- Finding ---
 
 
-def _folders() -> list[Path]:
-    """The installed folders of recipes. A third party's entry point is one, or a function that returns one."""
+def available() -> dict[str, Path]:
+    """Return every installed recipe's file, by name. Raises UserError for two of one name in one tree."""
+    return _by_name(_recipe_files)
+
+
+def available_groups() -> dict[str, Path]:
+    """Return every installed group's file, by name. Raises UserError for two of one name in one tree."""
+    return _by_name(_group_files)
+
+
+def _recipe_files(tree: Path) -> Iterator[Path]:
+    """Yield the recipes at the top of a tree and in its folders; a TOML file of another kind is none."""
+    folders = [tree, *(p for p in tree.glob("*") if p.is_dir() and p.name not in GROUP_FOLDERS)]
+    for file in (file for folder in folders for file in folder.glob("*.toml")):
+        if file.is_file() and A_RECIPE.search(file.read_bytes()):
+            yield file
+
+
+def _group_files(tree: Path) -> Iterator[Path]:
+    """Yield the groups of a tree: in `groups/` and `tables/` at its top and in its folders."""
+    for folder in GROUP_FOLDERS:
+        yield from tree.glob(f"{folder}/*.toml")
+        yield from tree.glob(f"*/{folder}/*.toml")
+
+
+def _by_name(files: Callable[[Path], Iterator[Path]]) -> dict[str, Path]:
+    """Return the files of all installed trees by name; if two trees have one name, the first tree's."""
+    found: dict[str, Path] = {}
+    for tree in _trees():
+        own: dict[str, Path] = {}
+        for file in sorted(files(tree), key=lambda file: (file.name, file)):
+            if file.stem in own:
+                raise UserError(f"two files are named '{file.stem}': {own[file.stem]} and {file}. Rename one.")
+            own[file.stem] = file
+        found = {**found, **own, **found}
+    return found
+
+
+def _trees() -> list[Path]:
+    """Return the installed trees of recipes. An entry point is a folder, or a function that returns one."""
     found = []
     for name in registry.names("recipes"):
         folder: Path | Callable[[], Path] = registry.load("recipes", name)
@@ -361,26 +451,8 @@ def _folders() -> list[Path]:
     return found
 
 
-def available() -> dict[str, Path]:
-    """Every installed recipe's file, by name."""
-    found: dict[str, Path] = {}
-    for folder in _folders():
-        for file in sorted(folder.glob("*.toml")):
-            found.setdefault(file.stem, file)
-    return found
-
-
-def available_groups() -> dict[str, Path]:
-    """Every installed group's file, by name: those in the folders `groups` of the folders of recipes."""
-    found: dict[str, Path] = {}
-    for folder in _folders():
-        for file in sorted((folder / GROUPS).glob("*.toml")):
-            found.setdefault(file.stem, file)
-    return found
-
-
 def find(name: str) -> Recipe:
-    """The recipe of that name, or of that path if it ends with .toml. Raises UserError for an unknown one."""
+    """Return the recipe of that name, or of that path if it ends with .toml. Raises UserError for an unknown one."""
     if name.endswith(".toml"):
         return read(Path(name))
     files = available()
@@ -392,7 +464,7 @@ def find(name: str) -> Recipe:
 
 
 def lookup(name: str) -> tuple[Group | None, dict[str, Recipe]]:
-    """What a user names to be reproduced: a group and its recipes, or None and the one recipe of that name.
+    """Return what a user names to be reproduced: a group and its recipes, or None and the one recipe of that name.
 
     The recipes are by their name or path. A name that ends with .toml is a path to either. Raises UserError for an
     unknown name, in the group too.
@@ -406,9 +478,48 @@ def lookup(name: str) -> tuple[Group | None, dict[str, Recipe]]:
             raise UserError(f"'{name}' is a recipe, {available()[name]}, and a group, {path}: give the path of one.")
     if path is None:
         return None, {name: find(name)}
-    group = read_group(path)
+    return _with_members(read_group(path), path)
+
+
+def _with_members(group: Group, path: Path) -> tuple[Group, dict[str, Recipe]]:
+    """Return the group, and its recipes by name or path."""
     try:
         names = [str(path.parent / r) if r.endswith(".toml") else r for r in group.recipes]
-        return group, {r: find(r) for r in names}
+        members = {r: find(r) for r in names}
     except UserError as error:
         raise UserError(f"group '{group.name}': {error}") from error
+    return dataclasses.replace(group, members=list(members.values())), members
+
+
+def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
+    """Return the values that each reported value of the recipe has to be told from, over all tables that it is in.
+
+    A rival of a value is another value of the same metric in the same column of a table. Other recipes of the group
+    are in the same column if they train on the same data with the same number of labels: with other data or more
+    labels they are another experiment. A recipe's own values are no rivals of each other (the error of one model, and
+    of an ensemble of ten). The `rival` tables of a group add rows that its recipes do not give.
+
+    group: a group that is at hand, beside those that are installed.
+    """
+    tables = [group] if group is not None else []
+    for path in available_groups().values():
+        installed = read_group(path)
+        if recipe.name in map(_name_of, installed.recipes) and installed.name != (group and group.name):
+            tables.append(_with_members(installed, path)[0])
+    found = []
+    for table in tables:
+        for other in table.members:
+            if other.name != recipe.name and _column(other) == _column(recipe):
+                found += [Rival(r.metric, r.value, other.name, [recipe.name]) for r in other.reported]
+        found += [r for r in table.rival if not r.recipes or recipe.name in map(_name_of, r.recipes)]
+    return found
+
+
+def _column(recipe: Recipe) -> tuple[str, int]:
+    """Return what the recipes of a table's column share."""
+    return recipe.train.data, recipe.train.labels
+
+
+def _name_of(member: str) -> str:
+    """Return the name of a group's recipe, which may be given as a path."""
+    return Path(member).stem if member.endswith(".toml") else member

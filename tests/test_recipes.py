@@ -115,6 +115,188 @@ def test_a_folder_of_recipes_that_somebody_else_installs_is_found(place, monkeyp
     assert recipes.available() == {"tiny": place / "tiny.toml"}
 
 
+# --- Trees ---
+
+
+@pytest.fixture
+def tree(place, monkeypatch):
+    """A tree of recipes that somebody else installs."""
+    root = place / "tree"
+    root.mkdir()
+    monkeypatch.setattr(registry, "names", lambda kind: ["mine"])
+    monkeypatch.setattr(registry, "load", lambda kind, name: root)
+    return root
+
+
+def write_group(folder, name, *members, more=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.toml"
+    path.write_text(f'name = "{name}"\ntitle = "t"\npaper = "p"\nrecipes = {list(members)}\n{more}')
+    return path
+
+
+def test_a_tree_holds_recipes_at_its_top_and_in_a_folder_a_paper_with_groups_beside_them(tree):
+    (tree / "paper").mkdir()
+    flat, deep = write_recipe(tree, name="flat"), write_recipe(tree / "paper", name="deep")
+    groups = write_group(tree / "groups", "old", "flat"), write_group(tree / "paper" / "tables", "new", "deep", "flat")
+    assert recipes.available() == {"deep": deep, "flat": flat}
+    assert recipes.available_groups() == {"new": groups[1], "old": groups[0]}
+    assert recipes.find("deep").name == "deep"
+    assert list(recipes.lookup("new")[1]) == ["deep", "flat"]
+
+
+def test_a_toml_file_of_another_kind_is_no_recipe(tree):
+    (tree / "speed").mkdir()
+    (tree / "speed" / "machine.toml").write_text('title = "a machine"\n[cpu]\nmodels = 2\n')
+    (tree / "pyproject.toml").write_text('[project]\nname = "mine"\n')
+    (tree / "deep" / "er").mkdir(parents=True)
+    write_recipe(tree / "deep" / "er", name="third_floor")
+    (tree / "folder.toml").mkdir()
+    assert recipes.available() == {}
+    # A recipe in which something is missing is still one, and reading it says so.
+    (tree / "a.toml").write_text('model = { name = "dcgan" }\n')
+    (tree / "b.toml").write_text("  [ train ]\n[[[")
+    assert list(recipes.available()) == ["a", "b"]
+    with pytest.raises(UserError, match=r"a\.toml: the key 'name' is missing"):
+        recipes.find("a")
+    with pytest.raises(UserError, match=r"b\.toml is not valid TOML"):
+        recipes.find("b")
+
+
+def test_two_files_of_one_name_in_one_tree_are_named(tree):
+    for folder in ("a", "b"):
+        (tree / folder).mkdir()
+        write_recipe(tree / folder)
+    with pytest.raises(UserError, match=r"two files are named 'tiny': .*tree/a/tiny.toml and .*tree/b/tiny.toml"):
+        recipes.available()
+    for folder in (tree / "groups", tree / "a" / "tables"):
+        write_group(folder, "table1", "tiny")
+    with pytest.raises(UserError, match=r"two files are named 'table1': .*tree/a/tables/.* and .*tree/groups/"):
+        recipes.available_groups()
+
+
+def test_of_two_trees_the_first_one_is_found(place, monkeypatch):
+    for tree in ("one", "two"):
+        (place / tree).mkdir()
+        write_recipe(place / tree)
+    write_recipe(place / "two", name="other")
+    monkeypatch.setattr(registry, "names", lambda kind: ["one", "two"])
+    monkeypatch.setattr(registry, "load", lambda kind, name: place / name)
+    assert recipes.available() == {"tiny": place / "one/tiny.toml", "other": place / "two/other.toml"}
+
+
+def test_the_bundled_recipes_lie_in_a_folder_a_paper():
+    every = sorted(recipes.BUNDLED.rglob("*.toml"))
+    found = {p for files in (recipes.available(), recipes.available_groups()) for p in files.values()}
+    assert set(every) <= found, "each TOML file is a recipe or a table"
+    for path in every:
+        folder = path.parent.parent if path.parent.name == "tables" else path.parent
+        assert folder.parent == recipes.BUNDLED
+
+
+# --- Rivals ---
+
+
+def row(folder, name, value, changes=None, metric="fd_pixels"):
+    """A recipe with one reported value, as a row of a table."""
+    path = write_recipe(folder, {"value = 1.5": f"value = {value}", **(changes or {})}, name)
+    path.write_text(path.read_text().replace('metric = "fd_pixels"', f'metric = "{metric}"'))
+    return path
+
+
+def values_beside(name, group=None):
+    found = recipes.rivals(recipes.find(name), group)
+    return sorted((r.metric, r.value, r.source) for r in found)
+
+
+def test_rivals_are_the_other_rows_of_the_column(tree):
+    row(tree, "a", 1.5)
+    row(tree, "b", 2.0)
+    row(tree, "other_data", 3.0, {'"digits:train"\nbatch': '"digits:test"\nbatch'})
+    row(tree, "more_labels", 4.0, {"steps = 6": "steps = 6\nlabels = 20\nunlabelled_batch_size = 20"})
+    row(tree, "in_no_table", 5.0)
+    write_group(tree / "groups", "table1", "a", "b", "other_data", "more_labels")
+    assert values_beside("a") == [("fd_pixels", 2.0, "b")]
+    assert values_beside("b") == [("fd_pixels", 1.5, "a")]
+    assert values_beside("other_data") == values_beside("more_labels") == values_beside("in_no_table") == []
+    write_group(tree / "p" / "tables", "table2", "in_no_table", "a")
+    assert values_beside("a") == [("fd_pixels", 2.0, "b"), ("fd_pixels", 5.0, "in_no_table")]
+
+
+def test_a_recipes_own_values_are_no_rivals_of_each_other(tree):
+    path = row(tree, "a", 1.5)
+    path.write_text(path.read_text() + '[[reported]]\nmetric = "fd_pixels"\nvalue = 1.4\nsource = "ten models"\n')
+    row(tree, "b", 2.0)
+    write_group(tree / "groups", "table1", "a", "b")
+    assert values_beside("a") == [("fd_pixels", 2.0, "b")]
+    assert values_beside("b") == [("fd_pixels", 1.4, "a"), ("fd_pixels", 1.5, "a")]
+
+
+RIVAL = '[[rival]]\nmetric = "ms_ssim"\nvalue = 7\nsource = "Table 1, another\'s model"\n'
+
+
+def test_a_table_names_rivals_that_its_recipes_do_not_have(tree):
+    row(tree, "a", 1.5)
+    row(tree, "b", 2.0, metric="nn_error")
+    theirs = ("ms_ssim", 7.0, "Table 1, another's model")
+    path = write_group(tree / "groups", "table1", "a", "b", more=RIVAL)
+    assert values_beside("a") == [theirs, ("nn_error", 2.0, "b")]
+    assert values_beside("b") == [("fd_pixels", 1.5, "a"), theirs]
+    path.write_text(path.read_text() + 'recipes = ["b"]\n')
+    assert values_beside("a") == [("nn_error", 2.0, "b")]
+    assert theirs in values_beside("b")
+    path.write_text(path.read_text().replace('recipes = ["b"]', 'recipes = ["c"]'))
+    with pytest.raises(UserError, match=r"table1\.toml, 'rival': 'c' is none of the group's recipes"):
+        recipes.rivals(recipes.find("a"))
+
+
+def test_a_table_by_its_path_has_rivals_too(tree, place):
+    for name, value in (("a", 1.5), ("b", 2.0)):
+        row(place, name, value)
+    group, found = recipes.lookup(str(write_group(place, "mine", "a.toml", "b.toml", more=RIVAL)))
+    assert group.members == list(found.values())
+    beside_a = recipes.rivals(group.members[0], group)
+    assert [(r.metric, r.value) for r in beside_a] == [("fd_pixels", 2.0), ("ms_ssim", 7.0)]
+    assert recipes.rivals(group.members[0]) == []
+
+
+def test_bigans_table_has_one_column_and_improved_gans_one_a_number_of_labels():
+    assert {r.value for r in recipes.rivals(recipes.find("bigan-d-mnist")) if "discrim" in r.metric} >= {0.9739}
+    beside_bigan = [r for r in recipes.rivals(recipes.find("bigan-mnist")) if r.metric == "nn_transfer_encoder-hidden"]
+    assert sorted(r.value for r in beside_bigan) == [0.9713, 0.973, 0.9744, 0.9758, 0.9763]
+    assert recipes.rivals(recipes.find("improved_gan-mnist-100")) == []
+
+
+# --- Two protocols ---
+
+
+def test_a_value_may_stand_twice_with_two_protocols(place):
+    text = """value = 1.5
+source = "Table 1"
+protocol = "the caption: test images"
+
+[[reported]]
+metric = "ms_ssim"
+value = 1.5
+std = 0.2
+runs = 10
+source = "Table 1"
+protocol = "the code: held-out training images"
+note = "The official code's default."
+"""
+    first, second = recipes.read(write_recipe(place, {'value = 1.5\nsource = "nowhere"\n': text})).reported
+    assert (first.metric, first.value, first.protocol) == ("fd_pixels", 1.5, "the caption: test images")
+    assert (second.metric, second.value, second.runs) == ("ms_ssim", 1.5, 10)
+    assert (second.protocol, second.note) == ("the code: held-out training images", "The official code's default.")
+
+
+def test_the_number_of_runs_belongs_to_a_spread(place):
+    for more in ("runs = 10", "std = 1\nruns = -1"):
+        path = write_recipe(place, {"value = 1.5": f"value = 1.5\n{more}"})
+        with pytest.raises(UserError, match=r"'reported'\[0\]: 'runs' is at least 1, and goes with 'std'"):
+            recipes.read(path)
+
+
 # --- Budgets ---
 
 BUDGETS = """

@@ -61,9 +61,10 @@ def test_the_wheel_holds_the_package_the_models_the_recipes_the_weights_and_no_t
     assert wheel.name == f"ganbench-{__version__}-py3-none-any.whl"
     assert {n.partition("/")[0] for n in names} == {"ganbench", "reference_models", f"ganbench-{__version__}.dist-info"}
     assert {n for n in names if n.endswith(".toml")} == {
-        *(f"ganbench/benchmarks/{name}.toml" for name in recipes.available()),
-        *(f"ganbench/benchmarks/groups/{name}.toml" for name in recipes.available_groups()),
+        f"ganbench/benchmarks/{path.relative_to(recipes.BUNDLED).as_posix()}"
+        for files in (recipes.available(), recipes.available_groups()) for path in files.values()
     }
+    assert "ganbench/benchmarks/bigan/tables/bigan-table1.toml" in names
     assert "ganbench/features/weights/mnist-cnn.safetensors" in names
     for folder in ("ganbench", "reference_models"):
         files = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*.py")}
@@ -86,7 +87,7 @@ def test_the_wheel_lists_what_the_repository_lists(installed, site):
     assert (done.code, done.err) == (0, "")
     for kind in registry.KINDS:
         names = list(recipes.available()) if kind == "recipes" else registry.names(kind)
-        for name in names:
+        for name in [*names, *recipes.available_groups()]:
             assert f"\n  {name} " in done.out, name
     done, _ = installed("-c", "from ganbench import recipes; print(*recipes.available().values(), sep='\\n')")
     assert done.out

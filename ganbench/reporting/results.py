@@ -1,6 +1,6 @@
-"""Results: one JSON file a run, written once and never edited. Tables and checks are derived from these.
+"""Results: one JSON file a run, written once and never edited. Tables, frames and checks are derived from it.
 
-No torch here: tables and checks start at once.
+This module imports neither torch nor pandas at its top, so that tables and checks start at once.
 """
 
 import datetime
@@ -19,6 +19,16 @@ from ganbench.base.files import read_json, write_json
 
 SCHEMA = 1
 RESULT = "result.json"
+# Columns of frames, with their types; Int64 is pandas' integer that can be missing.
+RUN_COLUMNS = {
+    "recipe": "object", "version": "Int64", "budget": "object", "overrides": "object", "seed": "int64",
+    "steps": "Int64", "created": "object", "commit": "object", "path": "object",
+}
+METRIC_COLUMNS = {
+    "metric": "object", "value": "float64", "error": "float64", "kind": "object", "over": "object", "real": "float64",
+    "real_error": "float64", "direction": "object", "n_fake": "int64", "n_real": "int64", "extractor": "object",
+    "protocol": "object", "reason": "object",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class Measurement:
     """One number, or the reason why there is none.
 
     metric: its name, with the extractor's. protocol: formula and version, equal only for values that may be compared.
-    value: None where it could not be made; then `reason` says why. uncertainty: {"value", "kind", "over"} or None.
+    value: None if it could not be made; then `reason` says why. uncertainty: {"value", "kind", "over"} or None.
     direction: 'lower', 'higher' or 'none' (is better).
     """
 
@@ -45,7 +55,7 @@ class Measurement:
 
     @property
     def error(self) -> float | None:
-        """One standard error (or deviation) of the value, in its unit; None where none is known."""
+        """One standard error (or deviation) of the value, in its unit; None if none is known."""
         return None if self.uncertainty is None else float(self.uncertainty["value"])
 
 
@@ -53,9 +63,9 @@ class Measurement:
 class Result:
     """One evaluation with everything that somebody else needs to get the same figures.
 
-    fake (None where only representations were measured), reference, held_out: where the images came from, how many,
-    and their fingerprints. real: the measurements of real images. recipe: name, version, SHA-256 of its file;
-    overrides: what the command line changed of it.
+    fake, reference, held_out: where the images came from, how many, and their fingerprints; fake is None if only
+    representations were measured. real: the measurements of real images. recipe: name, version and SHA-256 of its file.
+    overrides: what the command line changed of the recipe.
     """
 
     fake: dict[str, Any] | None
@@ -74,11 +84,20 @@ class Result:
     schema: int = SCHEMA
 
     def measurement(self, metric: str) -> Measurement | None:
-        """The measurement of that name, or None."""
+        """Return the measurement of that name, or None."""
         return next((m for m in self.measurements if m.metric == metric), None)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result as it stands in its file (docs/result-json.md)."""
         return asdict(self)
+
+    def to_frame(self) -> Any:
+        """Return a pandas.DataFrame with a row a metric; missing numbers are NaN.
+
+        Columns: metric, value, error (one `kind`, such as 'standard error', over `over`), kind, over, real (the value
+        of real images), real_error, direction, n_fake, n_real, extractor, protocol, reason (why there is no value).
+        """
+        return _frame(_rows(self), METRIC_COLUMNS)
 
 
 def save(result: Result, path: Path) -> None:
@@ -87,12 +106,12 @@ def save(result: Result, path: Path) -> None:
 
 
 def load(path: Path, what: str = "result") -> Result:
-    """Read a result. Raises UserError that names the file: missing, no JSON, no result, or of a later schema."""
+    """Return the result in a file. Raises UserError that names it: missing, no JSON, no result, or a later schema."""
     return parse(read_json(path, what), path, what)
 
 
 def parse(value: Any, path: Path, what: str = "result") -> Result:
-    """A result from its JSON value; keys beside those of a result are an error."""
+    """Return a result from its JSON value. Raises UserError for keys that a result does not have."""
     if not isinstance(value, dict) or "measurements" not in value:
         raise UserError(f"the {what} {path} is not a ganbench result: it has no measurements.")
     if value.get("schema") != SCHEMA:
@@ -109,7 +128,7 @@ def parse(value: Any, path: Path, what: str = "result") -> Result:
 
 
 def _measurement(value: dict[str, Any]) -> Measurement:
-    """A measurement from its JSON value. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+    """Return a measurement from its JSON value. Raises TypeError, ValueError, KeyError or AttributeError."""
     m = Measurement(**{**value, "warnings": tuple(value.get("warnings", ()))})
     if not isinstance(m.metric, str) or m.direction not in ("lower", "higher", "none"):
         raise ValueError(f"metric {m.metric!r} has the direction {m.direction!r}")
@@ -121,12 +140,56 @@ def _measurement(value: dict[str, Any]) -> Measurement:
 
 
 def load_all(folder: Path) -> list[tuple[Path, Result]]:
-    """All results below a folder, in the order of their paths."""
+    """Return all results below a folder with their paths, in the order of these."""
     return [(path, load(path)) for path in sorted(folder.rglob(RESULT))]
 
 
+def load_results(folder: Path) -> Any:
+    """Return all results below a folder as one pandas.DataFrame: a row a metric of a run, by the runs' paths.
+
+    The first columns are recipe, version, budget ('full', 'short' or 'smoke'), overrides (others, as `steps=100`),
+    seed, steps, created, commit and path; then come those of `Result.to_frame`. Raises UserError for a file that is no
+    result.
+    """
+    rows = [{**_run(result, path), **row} for path, result in load_all(folder) for row in _rows(result)]
+    return _frame(rows, RUN_COLUMNS | METRIC_COLUMNS)
+
+
+def _run(result: Result, path: Path) -> dict[str, Any]:
+    """Return the cells that all rows of a run share."""
+    recipe = result.recipe or {}
+    others = [f"{k}={v}" for k, v in sorted(result.overrides.items()) if k != "budget"]
+    return {
+        "recipe": recipe.get("name", ""), "version": recipe.get("version"),
+        "budget": result.overrides.get("budget", "full"), "overrides": " ".join(others), "seed": result.seed,
+        "steps": (result.training or {}).get("steps"), "created": result.created,
+        "commit": result.environment.get("commit", ""), "path": str(path),
+    }
+
+
+def _rows(result: Result) -> list[dict[str, Any]]:
+    """Return a row for each measurement, beside that of real images."""
+    real = {m.metric: m for m in result.real}
+    return [
+        {
+            "metric": m.metric, "value": m.value, "error": m.error, "kind": (m.uncertainty or {}).get("kind", ""),
+            "over": (m.uncertainty or {}).get("over", ""), "real": real[m.metric].value if m.metric in real else None,
+            "real_error": real[m.metric].error if m.metric in real else None, "direction": m.direction,
+            "n_fake": m.n_fake, "n_real": m.n_real, "extractor": (m.extractor or {}).get("name", ""),
+            "protocol": m.protocol, "reason": m.reason,
+        }
+        for m in result.measurements
+    ]
+
+
+def _frame(rows: list[dict[str, Any]], columns: dict[str, str]) -> Any:
+    import pandas  # here, so that tables and checks start without it
+
+    return pandas.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
 def environment(device: str) -> dict[str, Any]:
-    """Versions, commit and machine, for a result. `device` is what the networks ran on."""
+    """Return versions, commit and machine, for a result. `device`: what the networks ran on."""
     packages = {}
     for name in ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
         try:
@@ -141,9 +204,9 @@ def environment(device: str) -> dict[str, Any]:
 
 @functools.cache
 def git_commit() -> tuple[str, bool]:
-    """Commit of the checkout that ganbench runs from and whether it was changed; ('', False) outside of one.
+    """Return the commit of the checkout that ganbench runs from, and whether it was changed; ('', False) if it is none.
 
-    As it was at the first call: a long run calls it at its start, since the checkout may move on while it works.
+    The answer is that of the first call: a long run asks at its start, since the checkout may change while it works.
     """
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
@@ -155,7 +218,7 @@ def git_commit() -> tuple[str, bool]:
         ).stdout.strip()
 
     try:
-        # What a run itself writes does not change the code that ran.
+        # Results do not change the code that ran.
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
         return git("rev-parse", "HEAD"), bool(changed)
     except (OSError, subprocess.SubprocessError):
@@ -163,5 +226,5 @@ def git_commit() -> tuple[str, bool]:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
+    """Return the time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

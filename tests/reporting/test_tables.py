@@ -1,4 +1,4 @@
-"""Tables: the verdict's rule by number, digits that the error warrants, and cells that survive their format."""
+"""Tables: which results count, digits that the error warrants, and cells that survive their format."""
 
 import csv
 import dataclasses
@@ -14,7 +14,7 @@ from ganbench import recipes
 from ganbench.recipes import Reported
 from ganbench.reporting import tables
 from ganbench.reporting.results import Measurement, Result
-from ganbench.reporting.tables import Summary, number, printed, render, rows, summarise, verdict
+from ganbench.reporting.tables import number, printed, render, rows
 
 
 def measured(value, error=None, metric="fd_pixels", direction="lower", **more):
@@ -32,49 +32,6 @@ def result(*measurements, seed=0, version=1, **more):
 @pytest.fixture
 def recipe(place):
     return recipes.read(write_recipe(place))
-
-
-# --- Verdicts ---
-
-
-@pytest.mark.parametrize(
-    ("ours", "error", "paper", "std", "direction", "expected"),
-    [
-        (10.0, 1.0, 12.0, None, "lower", "reproduced"),  # 2 s is still within
-        (10.0, 1.0, 12.001, None, "lower", "better"),
-        (10.0, 1.0, 7.999, None, "lower", "not reproduced"),
-        (10.0, 1.0, 12.001, None, "higher", "not reproduced"),
-        (10.0, 1.0, 7.999, None, "higher", "better"),
-        (10.0, 1.0, 12.001, None, "none", "not reproduced"),
-        (10.0, 1.0, 7.999, None, "none", "not reproduced"),
-        (10.0, 3.0, 20.0, 4.0, "lower", "reproduced"),  # s = 5
-        (10.0, 3.0, 20.001, 4.0, "lower", "better"),
-        (10.0, None, 10.0, None, "lower", "reproduced"),
-        (10.0, None, 10.001, None, "lower", "better"),
-        (10.0, None, 10.5, 0.25, "higher", "reproduced"),  # the paper's own error counts alone
-        (10.0, None, 10.501, 0.25, "higher", "not reproduced"),
-    ],
-)
-def test_the_verdict_is_two_combined_errors_wide_and_knows_the_direction(ours, error, paper, std, direction, expected):
-    assert verdict(Summary(ours, error, "", 1), Reported("m", paper, "s", std=std), direction) == expected
-
-
-def test_what_cannot_be_compared_is_not_compared():
-    far = Reported("m", 1.0, "s", comparable=False)
-    assert verdict(Summary(1.0, 1.0, "", 1), far, "lower") == "not comparable"
-    assert verdict(None, far, "lower") == "not comparable"
-    assert verdict(None, Reported("m", 1.0, "s"), "lower") == "unavailable"
-
-
-def test_one_seed_has_its_own_error_and_several_their_standard_deviation():
-    assert summarise([measured(4.0, 0.5)]) == Summary(4.0, 0.5, "the bootstrap (standard error)", 1)
-    assert summarise([measured(4.0)]) == Summary(4.0, None, "", 1)
-    several = summarise([measured(v, 0.5) for v in (1.0, 2.0, 6.0)])
-    assert (several.value, several.seeds) == (3.0, 3)
-    assert several.error == pytest.approx(7**0.5)  # ((-2)^2 + (-1)^2 + 3^2) / 2
-    assert summarise([measured(None), measured(4.0, 0.5)]).value == 4.0
-    assert summarise([measured(None)]) is None
-    assert summarise([]) is None
 
 
 # --- Numbers ---
@@ -138,7 +95,7 @@ def test_a_row_sets_ours_beside_real_data_and_the_paper(recipe):
     assert row["real data"] == "0.250 ± 0.010"
     assert row["paper"] == "1.5"
     assert row["difference"] == "-0.5"
-    assert row["verdict"] == "better"
+    assert row["verdict"] == "better (one seed)"
     assert (row["seeds"], row["steps"], row["deviations"]) == ("1", "6,000", "1")
 
 
@@ -195,7 +152,43 @@ def test_each_reported_value_of_a_metric_has_a_row(recipe):
         recipe, reported=[*recipe.reported, Reported("fd_pixels", 0.9, "elsewhere", unconfirmed=True)]
     )
     table = rows(more, [result(measured(1.0, 0.1))])
-    assert [(r["paper"], r["verdict"]) for r in table] == [("1.5", "better"), ("0.9 (unconfirmed)", "reproduced")]
+    assert [(r["paper"], r["verdict"]) for r in table] == [
+        ("1.5", "better (one seed)"), ("0.9 (unconfirmed)", "reproduced (one seed)")
+    ]
+
+
+def test_a_value_of_two_protocols_has_two_rows_that_are_told_apart(recipe):
+    twice = dataclasses.replace(recipe, reported=[
+        Reported("fd_pixels", 1.5, "Table 1", protocol="the caption: test images"),
+        Reported("ms_ssim", 1.5, "Table 1", protocol="the code: held-out images", note="Its default."),
+    ])
+    table = rows(twice, [result(measured(1.5, 0.01), measured(2.5, 0.01, "ms_ssim", "none"))])
+    assert [(r["metric"], r["paper"], r["protocol"], r["verdict"]) for r in table] == [
+        ("fd_pixels ↓", "1.5", "the caption: test images", "reproduced (one seed)"),
+        ("ms_ssim", "1.5", "the code: held-out images", "not reproduced (one seed)"),
+    ]
+    head, _, *lines = render(table).splitlines()
+    assert head.index("| paper") < head.index("| protocol") < head.index("| verdict")
+    assert ["held-out" in line for line in lines] == [False, True]
+    assert "protocol" not in render(rows(recipe, [result(measured(1.5))]))  # nothing to tell apart
+    not_run = rows(twice, [])
+    assert [(r["metric"], r["protocol"]) for r in not_run] == [
+        ("fd_pixels", "the caption: test images"), ("ms_ssim", "the code: held-out images")
+    ]
+
+
+def test_the_verdict_knows_the_rivals_of_the_table(place):
+    for name, value in (("a", "1.5"), ("b", "1.4")):
+        write_recipe(place, {"value = 1.5": f"value = {value}"}, name)
+    (place / "pair.toml").write_text('name = "pair"\ntitle = "t"\npaper = "p"\nrecipes = ["a.toml", "b.toml"]\n')
+    group, found = recipes.lookup(str(place / "pair.toml"))
+    one = [result(measured(1.51, 0.1))]
+    runs = [(member, one) for member in found.values()]
+    assert [r["verdict"] for r in tables.group_rows(group, runs)] == ["inconclusive (one seed)"] * 2
+    assert rows(group.members[0], one)[0]["verdict"] == "reproduced (one seed)"  # alone, and in no table
+    ((reported, difference, verdict),) = tables.judged(group.members[0], one, group)
+    assert (reported.value, verdict.rival.source, verdict.rival.value) == (1.5, "b", 1.4)
+    assert difference == pytest.approx(0.01)
 
 
 ORDER = """
@@ -247,43 +240,3 @@ def test_an_empty_column_is_left_out_and_an_empty_table_is_no_error():
     assert render([{"metric": "a", "value": ""}], "md", ("metric", "value")).splitlines()[0] == "| metric |"
     for form in tables.FORMATS:
         assert render([], form).endswith("\n")
-
-
-# --- The page of a recipe ---
-
-
-def test_the_page_says_what_is_behind_the_numbers(recipe, tmp_path):
-    env = {"device": "cpu (2 threads)", "commit": "0123456789abcdef", "dirty": True}
-    one = result(
-        measured(1.0, 0.1, warnings=("few samples",)), seed=4, environment=env, created="2020-01-01T00:00:00+00:00"
-    )
-    other = result(measured(9.0), overrides={"steps": 5}, seed=7)
-    text = tables.write(recipe, [one, other], tmp_path / "tables").read_text(encoding="utf-8")
-    assert text.startswith("# tiny\n\n| dataset")
-    for part in (
-        "Seed 4: 6,000 steps in 2 min on cpu (2 threads), commit `0123456789` (with local changes), 2020-01-01",
-        "1. Everything.",
-        "- fd_pixels 1.5: nowhere.",
-        "one standard error over the bootstrap",
-        "- fd_pixels: few samples",
-        "40 samples, reference `digits:train`",
-        "version 1",
-    ):
-        assert part in text, part
-    assert "Seed 7" not in text
-
-
-def test_the_page_has_the_value_of_each_seed(recipe):
-    runs = [result(measured(0.0664, 0.0025)), result(measured(0.0282, 0.0017), seed=1), result(measured(None), seed=4)]
-    line = "- fd_pixels: seed 0 0.0664 ± 0.0025, seed 1 0.0282 ± 0.0017, seed 4 unavailable\n"
-    assert f"Each with its own ±:\n{line}" in tables.notes(recipe, runs)
-    assert "Each with its own" not in tables.notes(recipe, runs[:1])
-
-
-def test_trouble_in_a_run_is_said_under_its_table(recipe):
-    healthy = result(measured(1.0))
-    ended = dataclasses.replace(
-        result(measured(2.0), seed=1), training={"steps": 6000, "warnings": ["step 500: the generator has collapsed"]}
-    )
-    assert "Warnings" not in tables.notes(recipe, [healthy])
-    assert "- seed 1, training, step 500: the generator has collapsed\n" in tables.notes(recipe, [healthy, ended])

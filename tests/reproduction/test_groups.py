@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from support import write_recipe
@@ -9,7 +10,7 @@ from support import write_recipe
 from ganbench import recipes
 from ganbench.base import registry
 from ganbench.base.errors import UserError
-from ganbench.reporting import tables
+from ganbench.reporting import pages, tables
 
 GROUP = 'name = "{name}"\ntitle = "Two things"\npaper = "none, Table 1"\nrecipes = [{recipes}]\n{more}'
 BUDGETS = "\n[budget.smoke]\nsteps = 2\nnum = 20\n\n[budget.short]\nsteps = 3\n"
@@ -60,7 +61,7 @@ def test_a_bundled_group_is_of_one_papers_recipes_that_there_are(name):
 
 
 def test_there_are_groups():
-    assert recipes.available_groups()["bigan-table1"] == recipes.BUNDLED / "groups" / "bigan-table1.toml"
+    assert recipes.available_groups()["bigan-table1"] == recipes.BUNDLED / "bigan/tables/bigan-table1.toml"
     assert len(recipes.lookup("bigan-table1")[1]) == 6
 
 
@@ -171,7 +172,7 @@ def test_rows_of_one_metric_are_told_apart_beneath_the_table(place):
     path.write_text(path.read_text() + second)
     write_recipe(place, name="b")
     group, found = recipes.lookup(str(write_group(place, "a.toml", "b.toml")))
-    page = tables.write_group(group, [(r, []) for r in found.values()], place).read_text()
+    page = pages.write_group(group, [(r, []) for r in found.values()], place).read_text()
     assert page.endswith(
         "- a: A tiny recipe, version 1\n  - fd_pixels 1.5: nowhere.\n  - fd_pixels 1.25: ten models. Ours is one.\n"
         "- b: A tiny recipe, version 1\n"
@@ -216,6 +217,31 @@ def test_a_table_of_one_recipe_is_rebuilt_and_of_none_that_ran_is_only_printed(g
     table = ganbench("table", "a.toml", "--out", "out")
     assert (table.out, table.err) == (printed, "table:   out/tables/a.md\n")
     assert (place / "out/tables/a.md").exists()
+
+
+def test_table_writes_all_pages_and_the_index_and_reproduce_keeps_it_up_to_date(
+    ganbench, installed, refuses, place
+):
+    assert ganbench("reproduce", "a", "--out", "out").code == 0
+    assert not (place / "out/README.md").exists()  # only for whoever asks for it
+    (place / "out/tables/a.md").unlink()
+    done = ganbench("table", "--index", "--out", "out")
+    assert (done.code, done.err) == (0, "index:   out/README.md\n")
+    assert done.out == ganbench("table", "--out", "out").out
+    assert {p.name for p in (place / "out/tables").iterdir()} == {"a.md", "pair.md"}
+    text = (place / "out/README.md").read_text(encoding="utf-8")
+    assert "2 recipes: 1 were run in full, 0 at short length, 1 not yet" in text
+    assert ganbench("reproduce", "b", "--out", "out").code == 0
+    text = (place / "out/README.md").read_text(encoding="utf-8")
+    assert "2 recipes: 2 were run in full" in text
+    shutil.rmtree(place / "out/runs/b")
+    ganbench("table", "a", "--out", "out")
+    assert "2 recipes: 1 were run in full" in (place / "out/README.md").read_text(encoding="utf-8")
+    (place / "out/README.md").write_text("mine")
+    ganbench("table", "a", "--out", "out")
+    assert (place / "out/README.md").read_text() == "mine"
+    refuses(["README.md is not an index"], "table", "--index", "--out", "out")
+    assert ganbench("table", "--index", "--out", "other", "--quiet").err == ""
 
 
 # --- Budgets ---
