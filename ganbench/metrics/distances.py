@@ -1,18 +1,18 @@
-"""Squared Euclidean distances between the rows of two sets: fast in float32, exact where that cannot decide.
+"""Squared Euclidean distances between the rows of two sets: preselect in float32, decide exactly.
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 x'y
 
-The products are taken a tile at a time, of rows less a common centre c, since far from the origin the three terms
-would cancel. In arithmetic of unit roundoff u, a sum of d products is off by at most d u |x - c| |y - c| in whatever
-order it is taken, and by more than 8 d^(1/2) u |x - c| |y - c| less than once in 10^13 times, as rounding errors have
-no sign of their own (Higham and Mary, 2019); so the distance is off by at most
+The products are made one tile at a time, from rows less a common centre c: far from the origin the three terms would
+cancel. With unit roundoff u, a sum of d products has an error of at most d u |x - c| |y - c| in any order of
+summation, and of more than 8 d^(1/2) u |x - c| |y - c| with a probability below 10^-13, because rounding errors have
+random signs (Higham and Mary, 2019). The error of a distance is therefore at most
 
     kappa (|x - c|^2 + |y - c|^2),    kappa = (min(d, 8 d^(1/2)) + 32) u.
 
-Whoever compares it with t knows the answer, unless it lies within that of t; and where it is near t, |y - c|^2 is at
-most 2 |x - c|^2 + 2 t. What is left undecided is decided by `exact`: the sum of squared differences in float64 of the
-rows as they came, which is the same number for equal pairs of rows. So results do not depend on tiles, threads or the
-processor, and agree with float64 throughout.
+A comparison with a threshold t is certain unless the distance lies within this bound of t; near t, |y - c|^2 is at
+most 2 |x - c|^2 + 2 t. The uncertain comparisons are decided by `exact`: the sum of squared differences in float64 of
+the original rows, which is the same number for equal pairs of rows. Results therefore do not depend on tiles, threads
+or the processor, and agree with float64.
 """
 
 import math
@@ -23,30 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganbench.metrics.products import product
+
 TILE = 2048  # rows and columns of a tile: 16 MiB of float32
-SPARE = 3  # candidates beyond the k nearest, so that few rows have to be looked at again
-UNDECIDED = 1e-3  # of the pairs of a tile: beyond that, products in float64 are faster than single pairs
-LARGEST = 1e30  # squared norms that are larger, or all smaller than its inverse, leave the range of float32
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a b' for N x d and M x d in their dtype: N x M; float32 through oneDNN where it is there.
-
-    For matrices it is up to three times as fast as the BLAS that `torch.mm` calls. Never in less than float32.
-    """
-    if a.dtype != torch.float32:
-        return a @ b.T
-    if torch.get_float32_matmul_precision() != "highest":
-        return (a.double() @ b.double().T).float()
-    if torch.backends.mkldnn.is_available() and len(a) * len(b) * a.shape[1] > 1 << 20:
-        dense: Tensor = F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
-        return dense
-    return a @ b.T
+SPARE = 3  # candidates beyond the k nearest, so that few rows need a second search
+UNDECIDED = 1e-3  # share of the pairs of a tile; above it, products in float64 are faster than single pairs
+LARGEST = 1e30  # squared norms above it, or all below its inverse, leave the range of float32
 
 
 def exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
-    """|a_i - b_j|^2 for pairs of row numbers, from the rows as they came: float64, one a pair."""
-    if len(i) == 1:  # a single sum would be split among threads, and so rounded in another way
+    """Return |a_i - b_j|^2 for each pair of row numbers (i, j), from the original rows: float64, one for each pair."""
+    if len(i) == 1:  # a single sum would be split among threads, and rounded in another way
         return exact(a, i.repeat(2), b, j.repeat(2))[:1]
     chunk = max(2, (1 << 20) // max(a.shape[1], 1))
     parts = [(a[p].double() - b[q].double()).square_().sum(1) for p, q in _pairs(i, j, chunk)]
@@ -54,7 +41,7 @@ def exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
 
 
 def _pairs(i: Tensor, j: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of at least two pairs."""
+    """Yield chunks of at least two pairs."""
     start = 0
     while start < len(i):
         stop = len(i) if len(i) - start <= chunk + 1 else start + chunk
@@ -63,9 +50,9 @@ def _pairs(i: Tensor, j: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Rows:
-    """The rows of a set less a centre, a block at a time, with their squared norms.
+    """Rows of a set less a centre, one block at a time, with their squared norms.
 
-    rows: N x d, float32 or float64. centre: d, in the same dtype. dtype: of the products, float32 where squares fit.
+    rows: N x d, float32 or float64. centre: d, in the same dtype. dtype: the dtype of products, float32 if squares fit.
     """
 
     def __init__(self, rows: Tensor, centre: Tensor, tile: int = TILE):
@@ -83,25 +70,25 @@ class Rows:
         return self.squares(self.dtype)
 
     def squares(self, dtype: torch.dtype) -> Tensor:
-        """Squared norms (float64) of the rows as they are in products of that dtype."""
+        """Squared norms of the centred rows in that dtype: N, float64."""
         if dtype not in self._squares:
             blocks = (self.block(span, dtype).square_() for span in self.spans)
             self._squares[dtype] = torch.cat([block.sum(1).double() for block in blocks])
         return self._squares[dtype]
 
     def block(self, span: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """The rows of a span, centred."""
+        """Centred rows of a span."""
         rows = self.rows[slice(*span)]
         if dtype == torch.float64:
             return rows.double() - self.centre.double()
         return (rows - self.centre).to(dtype)
 
     def slack(self, squared: Tensor, dtype: torch.dtype) -> Tensor:
-        """How far distances from these rows may be off where they are about `squared`: N, float64."""
+        """Error bound of distances from these rows that are about `squared`: N, float64."""
         return self.kappa(dtype) * (3 * self.norms + 2 * squared)
 
     def kappa(self, dtype: torch.dtype) -> float:
-        """Error of a squared distance in product form, by the sum of both norms."""
+        """Error bound of a squared distance in product form, as a share of the sum of both squared norms."""
         d = self.rows.shape[1]
         return (min(d, 8 * math.sqrt(d)) + 32) * torch.finfo(dtype).eps / 2 * 1.01
 
@@ -110,36 +97,37 @@ class Rows:
 
 
 def tile(x: Rows, rows: tuple[int, int], y: Rows, columns: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Squared distances by the product form between a block of x and a block of y, which share their centre."""
+    """Squared distances by the product form between a block of x and a block of y, which have one centre."""
     d = product(x.block(rows, dtype).mul_(-2), y.block(columns, dtype))
     m, n = x.squares(dtype)[slice(*rows), None], y.squares(dtype)[slice(*columns)]
     return d.add_(m.to(dtype)).add_(n.to(dtype))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2 for N x d and M x d by the product form in their dtype: N x M, not below 0, rounded.
+    """Return |a_i - b_j|^2 for N x d and M x d by the product form, rounded in their dtype: N x M, at least 0.
 
-    On rows centred by the caller: far from the origin it would lose digits.
+    The caller centres the rows: far from the origin the product form loses digits.
     """
     d = product(a * -2, b)
     return d.add_(a.square().sum(1, keepdim=True)).add_(b.square().sum(1)).clamp_(min=0)
 
 
 def usual(x: Tensor) -> Tensor:
-    """Features in a dtype that the distances are made for: float64 as they are, anything else as float32."""
+    """Features in the dtype of the distances: float64 unchanged, any other dtype as float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of N x d in its dtype, summed in float64."""
+    """Mean of N x d in its dtype, summed in float64."""
     return x.sum(0, dtype=torch.float64).div_(len(x)).to(x.dtype)
 
 
 def distinct(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of N x d: the first of each distinct row (U indices), which of those each row is (N), how often it came (U)."""
+    """Deduplicate rows N x d: index of the first of each distinct row (U), number of its distinct row for each row (N),
+    and count of each distinct row (U)."""
     n = torch.arange(len(x))
     factors = torch.randint(1 << 62, (x.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
-    keys = []  # equal rows have equal keys, and different rows hardly ever
+    keys = []  # equal rows have equal keys; different rows have equal keys very rarely
     for rows in x.split(TILE // 8):
         bits = (rows + 0.0).view(torch.int32 if x.dtype == torch.float32 else torch.int64)  # -0 becomes 0
         mixed = bits.long() * factors
@@ -152,12 +140,12 @@ def distinct(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest of the other rows, for each row of a set of N; rows that are equal are each other's neighbours.
+    """The k nearest other rows of each row of a set of N. Equal rows are neighbours of each other.
 
     squared: N x k squared distances, ascending, float64, each within `error` (N) of the exact one.
-    equal: N, how many others are equal to the row. candidates: N x c rows of the set: all distinct, and the nearest
-    that differ from the row among them. times: N x c, how often each of them came. approximate: N x c, how far they
-    are, within `error` where they may be among the k nearest.
+    equal: N, number of other rows equal to the row. candidates: N x c distinct rows of the set, which include the
+    nearest ones that differ from the row. times: N x c, count of each candidate in the set. approximate: N x c,
+    squared distances of the candidates, within `error` of the exact ones if they can be among the k nearest.
     """
 
     squared: Tensor
@@ -168,7 +156,7 @@ class Neighbours:
     approximate: Tensor
 
     def exactly(self, x: Tensor, rows: Tensor, k: int) -> Tensor:
-        """Exact squared distances to the k-th nearest of the others, for these rows (indices) of the set x."""
+        """Exact squared distances from these rows (indices) of the set x to their k-th nearest other row."""
         near, candidates = self.approximate[rows], self.candidates[rows]
         i, j = ((near - self.squared[rows, k - 1, None]).abs() <= 2 * self.error[rows, None]).nonzero().unbind(1)
         near[i, j] = exact(x, rows[i], x, candidates[i, j])
@@ -176,7 +164,7 @@ class Neighbours:
 
 
 def _ranked(squared: Tensor, times: Tensor, equal: Tensor, k: int) -> Tensor:
-    """Distances to the 1st to k-th other, where the columns came `times` and `equal` others are at no distance."""
+    """Distances to the 1st to k-th other row: each column counts `times`, and `equal` rows are at distance 0."""
     squared, order = F.pad(squared, (0, 1), value=float("inf")).sort(dim=1, stable=True)
     reached = equal[:, None] + F.pad(times, (0, 1)).gather(1, order).cumsum(1)
     ranks = torch.arange(1, k + 1).repeat(len(squared), 1)
@@ -185,7 +173,7 @@ def _ranked(squared: Tensor, times: Tensor, equal: Tensor, k: int) -> Tensor:
 
 
 def neighbours(x: Tensor, k: int, size: int = TILE) -> Neighbours:
-    """The k nearest others of each row of N x d, N > k. Memory: tiles of size x size."""
+    """Return the k nearest other rows of each row of N x d, N > k. Memory: tiles of size x size."""
     x = usual(x)
     first, index, times = distinct(x)
     rows = x if len(first) == len(x) else x[first]
@@ -194,7 +182,7 @@ def neighbours(x: Tensor, k: int, size: int = TILE) -> Neighbours:
     squared, at = _nearest_others(points, c)
     norms = points.norms + (points.norms[at].amax(1) if c else 0)
     error = points.kappa(points.dtype) * norms
-    if c < len(rows) - 1:  # rows whose last candidate is not surely farther than the k-th are looked at in float64
+    if c < len(rows) - 1:  # search again in float64 unless the last candidate is surely farther than the k-th
         unsure = squared[:, -1] - points.slack(squared[:, -1], points.dtype) <= squared[:, k - 1] + error
         again = unsure.nonzero().squeeze(1)
         for some in again.split(size) if len(again) else ():
@@ -207,7 +195,7 @@ def neighbours(x: Tensor, k: int, size: int = TILE) -> Neighbours:
 
 
 def _nearest_others(points: Rows, c: int) -> tuple[Tensor, Tensor]:
-    """The c nearest others of each row by the product form, each pair made once: distances, ascending, and which."""
+    """Distances to the c nearest other rows by the product form, ascending, and their indices; each pair once."""
     best = torch.full((len(points.rows), c), float("inf"), dtype=torch.float64)
     at = torch.zeros_like(best, dtype=torch.int64)
     for a, rows in enumerate(points.spans if c else []):
@@ -222,7 +210,7 @@ def _nearest_others(points: Rows, c: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(x: Rows, points: Rows, c: int, own: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in float64 for some of the rows, which are the rows `own` of the points."""
+    """The same in float64 for the rows x, which are the rows `own` of the points."""
     best = torch.full((len(own), c), float("inf"), dtype=torch.float64)
     at = torch.zeros_like(best, dtype=torch.int64)
     for columns in points.spans:
@@ -234,7 +222,7 @@ def _nearest(x: Rows, points: Rows, c: int, own: Tensor) -> tuple[Tensor, Tensor
 
 
 def _merge(best: Tensor, at: Tensor, d: Tensor, offset: int) -> None:
-    """Take the smallest of a tile into the smallest so far, in place."""
+    """Merge the smallest distances of a tile into the smallest so far, in place."""
     near, columns = d.topk(min(best.shape[1], d.shape[1]), dim=1, largest=False)
     values, order = torch.cat([best, near.double()], 1).sort(dim=1, stable=True)
     at.copy_(torch.cat([at, columns + offset], 1).gather(1, order)[:, : at.shape[1]])

@@ -39,7 +39,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,6 +53,7 @@ from ganbench.metrics.contract import (
     require_features,
     require_labels,
 )
+from ganbench.metrics.products import blas_product
 
 Array = NDArray[Any]  # float64
 
@@ -353,8 +353,8 @@ def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: flo
     parts = []
     for rows in x.split(CHUNK):
         c = ((rows.double() - centre) / scale).to(dtype)
-        part = F.linear(c, towards[None])[:, 0].double() + c.square().sum(1, dtype=torch.float64)
-        parts.append(part - F.linear(c, w).square_().sum(1, dtype=torch.float64))
+        part = blas_product(c, towards[None])[:, 0].double() + c.square().sum(1, dtype=torch.float64)
+        parts.append(part - blas_product(c, w).square_().sum(1, dtype=torch.float64))
     return torch.cat(parts).var().item() * scale**4
 
 

@@ -31,11 +31,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.products import blas_product
 
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 2020
 SIGMA = 10.0  # of `mmd_rbf`
@@ -99,11 +99,6 @@ def _spread(x: Tensor, most: int) -> Tensor:
     return x[:: -(-len(x) // most)]
 
 
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """a b' of float32 rows."""
-    return F.linear(a, b)
-
-
 def _slices(n: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
@@ -138,7 +133,7 @@ def _sum_pairs(block: Block, n: int, m: int, same: bool, in_a: Tensor | None, in
                 if mirrored or not same:
                     (rows if mirrored else columns)[j, half] += k[half::2].sum(0, dtype=torch.float64)
             if in_a is not None and in_b is not None:
-                subsets += (2 if mirrored else 1) * (in_a[i] * (k @ in_b[j])).sum(0, dtype=torch.float64)
+                subsets += (2 if mirrored else 1) * (in_a[i] * blas_product(k, in_b[j].T)).sum(0, dtype=torch.float64)
     return _Sums(rows, columns, subsets)
 
 
@@ -180,7 +175,7 @@ class _Cubic:
 
     def block(self, a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> Tensor:
         """g (t^2 + tA + A^2) between rows."""
-        g = _products(a, b)
+        g = blas_product(a, b)
         whole = p.float()[:, None] + (q + self.s).float()
         t = g + whole
         k = t * t
@@ -313,7 +308,7 @@ def _mmd_rbf(real: Tensor, fake: Tensor, sigma: float) -> tuple[float, float]:
 
     def block(a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> Tensor:
         """k - 1, so that small distances keep their digits; the ones cancel."""
-        return _products(a, b).add_(p[:, None]).add_(q).clamp_(max=0).expm1_()
+        return blas_product(a, b).add_(p[:, None]).add_(q).clamp_(max=0).expm1_()
 
     xx = _sum_pairs(lambda i, j: block(u[i], p[i], u[j], p[j]), n, n, True, None, None)
     yy = _sum_pairs(lambda i, j: block(v[i], q[i], v[j], q[j]), m, m, True, None, None)

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.products import blas_product
 
 PATCH, PATCHES, REPEATS, DIRECTIONS = 7, 128, 4, 128
 SMALLEST = 16  # pixels a side of the last level
@@ -141,7 +142,7 @@ def sliced_wasserstein(
         u = (u / u.norm(dim=1, keepdim=True)).float()
         for start in range(0, directions, AT_ONCE):
             some = u[start : start + AT_ONCE]
-            a, b = (some @ s.T for s in (real, fake))
+            a, b = (blas_product(some, s) for s in (real, fake))
             if start >= ERROR_DIRECTIONS:
                 # NumPy sorts float32 with vector instructions.
                 a, b = (torch.from_numpy(np.sort(p.numpy(), axis=1)) for p in (a, b))
@@ -156,7 +157,7 @@ def sliced_wasserstein(
                 if channels:
                     slope = torch.empty_like(slope).scatter_(1, order, slope)
                     moved[row] += (slope.double().mean(1)[:, None] * some).sum(0)
-                    stretched[row] += (slope @ x / n * some).sum(0, dtype=torch.float64)
+                    stretched[row] += (blas_product(slope, x.T) / n * some).sum(0, dtype=torch.float64)
     if channels:
         for row, x in enumerate((real, fake)):
             parts = x.view(n, channels, -1)

@@ -3,21 +3,32 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from ganbench.data.datasets.digits import digits
-from ganbench.metrics import Inputs, Side, Unavailable, nearest_neighbour
+from ganbench.metrics import Inputs, Side, Unavailable, nearest_neighbour, products
 from ganbench.metrics.nearest_neighbour import bytes_multiply, nearest
 
 
 @pytest.fixture(params=["bytes", "floats"], autouse=True)
 def arithmetic(request, monkeypatch):
-    """Both ways on any processor: where it does not multiply bytes, whole numbers multiply in their place."""
-    if not bytes_multiply():
-        monkeypatch.setattr(torch, "_int_mm", whole_product)
-    monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda: request.param == "bytes")
+    """Both ways on any processor: where it does not multiply bytes exactly, whole numbers multiply in their place."""
+    if request.param == "floats":
+        monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda n, m, d: False)
+    elif not bytes_multiply(64, 64, 1024):
+        multiply_bytes_by(whole_product, monkeypatch)
+    yield request.param
+    products._keeps_digits.cache_clear()  # answers of products that a test put in the place of torch's
+
+
+def multiply_bytes_by(multiply, monkeypatch):
+    monkeypatch.setattr(torch, "_int_mm", multiply)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    products._keeps_digits.cache_clear()
 
 
 def whole_product(a, b):
@@ -26,7 +37,8 @@ def whole_product(a, b):
 
 def saturating_product(a, b):
     """Pairs of products summed in 16 bits, as by the instruction pmaddubsw."""
-    pairs = (a.int()[:, None, :] * b.T.int()[None]).unflatten(2, (-1, 2)).sum(3)
+    a, b = (F.pad(x.int(), (0, x.shape[1] % 2)) for x in (a, b.T))
+    pairs = (a[:, None, :] * b[None]).unflatten(2, (-1, 2)).sum(3)
     return pairs.clamp(-(2**15), 2**15 - 1).sum(2, dtype=torch.int32)
 
 
@@ -34,16 +46,81 @@ def broken_product(a, b):
     raise RuntimeError("not implemented")
 
 
-@pytest.mark.parametrize(
-    ("multiply", "answer"), [(whole_product, True), (saturating_product, False), (broken_product, False)]
-)
-def test_a_processor_is_asked_whether_its_products_of_bytes_are_exact(monkeypatch, multiply, answer):
-    monkeypatch.setattr(torch, "_int_mm", multiply)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert bytes_multiply.__wrapped__() is answer
+def wrong_for_one_pixel(a, b):
+    """As torch 2.14 is: an output that is not filled in."""
+    return whole_product(a, b) if a.shape[1] > 1 else torch.zeros(len(a), b.shape[1], dtype=torch.int32)
+
+
+def wrong_in_one_column(a, b):
+    c = whole_product(a, b)
+    c[:, -1] += 1
+    return c
+
+
+def wrong_in_one_entry_of_a_tile_with_a_rest(a, b):
+    """Wrong once, and only where the number of points is no multiple of 16."""
+    c = whole_product(a, b)
+    c[-1, -1] -= int(b.shape[1] % 16 > 0)
+    return c
+
+
+def rows_swapped_in_large_tiles(a, b):
+    c = whole_product(a, b)
+    return c[[1, 0, *range(2, len(a))]] if len(a) > 10 else c
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1024), (20, 300, 1), (1, 7, 60), (1024, 33, 784)])
+@pytest.mark.parametrize(("multiply", "answer"), [
+    (whole_product, lambda n, m, d: True),
+    (saturating_product, lambda n, m, d: d == 1),
+    (broken_product, lambda n, m, d: False),
+    (wrong_for_one_pixel, lambda n, m, d: d > 1),
+    (wrong_in_one_column, lambda n, m, d: False),
+    (wrong_in_one_entry_of_a_tile_with_a_rest, lambda n, m, d: m % 16 == 0),
+    (rows_swapped_in_large_tiles, lambda n, m, d: n <= 10),
+    (lambda a, b: whole_product(a, b)[:, :-1], lambda n, m, d: False),
+])
+def test_a_processor_is_asked_for_each_shape_whether_its_products_of_bytes_are_exact(
+    monkeypatch, shape, multiply, answer
+):
+    multiply_bytes_by(multiply, monkeypatch)
+    assert bytes_multiply(*shape) is answer(*shape)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert bytes_multiply.__wrapped__() is False
+    assert bytes_multiply(*shape) is False
+
+
+@pytest.mark.parametrize("multiply", [
+    saturating_product, broken_product, wrong_for_one_pixel, wrong_in_one_column,
+    wrong_in_one_entry_of_a_tile_with_a_rest, rows_swapped_in_large_tiles,
+])
+@pytest.mark.parametrize(("n", "m", "d"), [(20, 300, 1), (20, 32, 7), (5, 17, 60), (33, 65, 64)])
+def test_a_wrong_product_of_bytes_never_changes_who_is_nearest(arithmetic, monkeypatch, multiply, n, m, d):
+    if arithmetic == "bytes":
+        multiply_bytes_by(multiply, monkeypatch)
+    queries, points = pixels(n, d, 0, 4), pixels(m, d, 1, 4)
+    expected = exact(queries, points).tolist()
+    assert nearest(queries, points).tolist() == expected
+    monkeypatch.setattr(nearest_neighbour, "QUERIES", 16)  # tiles of several shapes
+    monkeypatch.setattr(nearest_neighbour, "POINTS", 16)
+    assert nearest(queries, points).tolist() == expected
+
+
+def test_products_of_bytes_are_used_where_they_are_exact(arithmetic, monkeypatch):
+    calls = []
+    multiply_bytes_by(lambda a, b: calls.append((len(a), b.shape[1])) or whole_product(a, b), monkeypatch)
+    nearest(pixels(20, 9, 0), pixels(30, 9, 1))
+    assert calls == ([(20, 30)] * 2 if arithmetic == "bytes" else [])  # once to try the shape, once to use it
+    nearest(pixels(20, 9, 2), pixels(30, 9, 3))
+    assert len(calls) == (3 if arithmetic == "bytes" else 0)
+
+
+@pytest.mark.parametrize("d", [1, 2, 64])
+def test_rows_of_unusual_strides_are_the_same_rows(d):
+    points, queries = pixels(40, d, 0, 4), pixels(1, d, 1, 4)
+    expected = exact(queries, points).tolist()
+    assert nearest(queries.as_strided((1, d), (1, 1)), points).tolist() == expected
+    assert nearest(queries, points.T.contiguous().T).tolist() == expected
+    assert nearest(points[:1].as_strided((1, d), (1, 1)), points[:1].as_strided((1, d), (1, 1))).tolist() == [0]
 
 
 def exact(queries, points):
