@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ganbench.base import distributed, registry
 from ganbench.base.errors import UserError, did_you_mean
+from ganbench.base.precision import full_float32
 from ganbench.data.sources import Samples, take
 from ganbench.evaluation.feature_store import FeatureStore
 from ganbench.features import FeatureExtractor, Features
@@ -154,7 +155,8 @@ class _Bench:
         )
         try:
             inputs = self.inputs(request, of, real)
-            values = p.compute(inputs) if distributed.rank() == 0 else []
+            with full_float32():
+                values = p.compute(inputs) if distributed.rank() == 0 else []
             if not all(math.isfinite(v.value) for v in values):
                 raise Unavailable("the formula gave no finite number")
         except Unavailable as reason:

@@ -1,14 +1,19 @@
 """The Inception-v3 of 2015-12-05, the network that FID, KID and the Inception Score are defined over.
 
-The same function as torch-fidelity's network in an order that is faster: batch norm folded into the convolutions,
-channels last in memory, ReLU inside oneDNN's convolution on the CPU, average pooling after the 1x1 convolution instead
-of before it (both are linear), TensorFlow 1's resizing as two matrix products. The weights are checked by hash.
-Torchvision's Inception-v3 is another network.
+The function is that of torch-fidelity's network; the order of computation is faster. Batch norm is folded into the
+convolutions, images are channels last in memory, ReLU is inside oneDNN's convolution on the CPU, average pooling comes
+after the 1x1 convolution instead of before it (both are linear), and TensorFlow 1's resizing is two matrix products.
+The weights are checked by hash. Torchvision's Inception-v3 is another network.
+
+oneDNN's convolution with ReLU is a private function of torch. It is used only for shapes on which it agreed with
+torch's public convolution to the bit, on whole numbers, whose sums are the same in any order.
 """
 
+import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +32,8 @@ URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights
 FILES = {FILE: Published(URL, SHA256)}
 SIDE = 299
 SPATIAL_CHANNELS = 7
+Pair = tuple[int, int]
+MISSING = (AttributeError, RuntimeError, TypeError)  # a private function is not in this torch or for this processor
 
 # Convolutions as (name, output channels, kernel height, kernel width). Padding keeps the size, except where a name is
 # in VALID; "max" is the 3x3 max pool of stride 2.
@@ -103,44 +110,89 @@ class Convolution(nn.Module):
         self.register_buffer("bias", (beta - mean * scale).float())
         self.weight: Tensor
         self.bias: Tensor
-        self.stride, self.relu = [stride, stride], relu
-        self.padding = [0, 0] if valid else [shape[2] // 2, shape[3] // 2]
-        self._prepared: dict[Any, tuple[Tensor, Tensor, bool]] = {}  # by device and dtype; made at the first batch
+        self.stride, self.relu = (stride, stride), relu
+        self.padding = (0, 0) if valid else (shape[2] // 2, shape[3] // 2)
+        self.fused = True  # all batches so far went through oneDNN's convolution with ReLU
+        self._prepared: dict[tuple[torch.device, torch.dtype], _Prepared] = {}  # each made at its first batch
 
     def forward(self, x: Tensor) -> Tensor:
         key = (x.device, x.dtype)
         if key not in self._prepared:
             self._prepared[key] = self._prepare(x)
-        weight, bias, fused = self._prepared[key]
-        if fused:
-            return _onednn(x, weight, bias, self.padding, self.stride, self.relu)
-        x = F.conv2d(x, weight, bias, self.stride, self.padding)
-        return x.relu_() if self.relu else x
+        weight, bias, packed, packed_for = self._prepared[key]
+        if packed is not None and _agrees(
+            x.shape, x.stride(), weight.shape, packed_for, x.dtype, self.padding, self.stride, self.relu,
+            torch.get_num_threads(),
+        ):
+            return _fused(x, packed, bias, self.padding, self.stride, self.relu)
+        self.fused = False
+        return _public(x, weight, bias, self.padding, self.stride, self.relu)
 
-    @property
-    def fused(self) -> bool:
-        """True where batches so far went through oneDNN's own convolution with ReLU."""
-        return all(fused for _, _, fused in self._prepared.values())
-
-    def _prepare(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Weight and bias for batches like `x`, and whether the weight is in oneDNN's own layout."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+    def _prepare(self, x: Tensor) -> "_Prepared":
+        """Weight and bias for the device and dtype of x."""
+        weight, bias, packed = self.weight.to(x.dtype), self.bias.to(x.dtype), None
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            try:
-                ops: Any = torch._C._nn
-                packed = ops.mkldnn_reorder_conv2d_weight(
-                    weight.to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(x.shape)
-                )
-                _onednn(x[:1], packed, bias, self.padding, self.stride, self.relu)
-                return packed, bias, True
-            except (AttributeError, RuntimeError, TypeError):  # not in this build of torch, or not on this processor
-                pass
-        return weight, bias, False
+            with contextlib.suppress(*MISSING):
+                packed = _reordered(weight, self.padding, self.stride, x.shape)
+        return _Prepared(weight, bias, packed, x.shape)
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor, padding: list[int], stride: list[int], relu: bool) -> Tensor:
+class _Prepared(NamedTuple):
+    """Weight and bias in one dtype; the weight also in oneDNN's own layout for batches of one shape, or None."""
+
+    weight: Tensor
+    bias: Tensor
+    packed: Tensor | None
+    packed_for: torch.Size
+
+
+def _reordered(weight: Tensor, padding: Pair, stride: Pair, shape: Sequence[int]) -> Tensor:
+    """The weight in oneDNN's own layout for batches of this shape."""
+    ops: Any = torch._C._nn
+    packed: Tensor = ops.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, [1, 1], 1, list(shape))
+    return packed
+
+
+def _fused(x: Tensor, weight: Tensor, bias: Tensor, padding: Pair, stride: Pair, relu: bool) -> Tensor:
+    """Convolution and ReLU by oneDNN, with a weight in its own layout."""
     act = "relu" if relu else "none"
     return torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, padding, stride, [1, 1], 1, act, [], "")
+
+
+def _public(x: Tensor, weight: Tensor, bias: Tensor, padding: Pair, stride: Pair, relu: bool) -> Tensor:
+    """Convolution and ReLU by torch's public functions."""
+    x = F.conv2d(x, weight, bias, stride, padding)
+    return x.relu_() if relu else x
+
+
+@functools.cache
+def _agrees(
+    shape: Sequence[int], strides: Sequence[int], weight_shape: Sequence[int], packed_for: Sequence[int],
+    dtype: torch.dtype, padding: Pair, stride: Pair, relu: bool, threads: int,
+) -> bool:
+    """Return True if `_fused` equals `_public` to the bit on whole numbers, for exactly this shape and layout.
+
+    False also where it raises an error. Each sum of float32 is below 2^24 in size, and each of bfloat16 below 2^8: both
+    dtypes hold them. Half of the channels have many digits in the image, the others in the weight.
+    """
+    wide, even = 2.0**13 if dtype == torch.float32 else 1.0, torch.arange(shape[1]) % 2 == 0
+    x = torch.empty_strided(shape, strides, dtype=dtype).copy_(_whole_numbers(shape, torch.where(even, wide, 1.0), 0))
+    weight = _whole_numbers(weight_shape, torch.where(even, 1.0, wide), 1).to(dtype)
+    bias = _whole_numbers((1, weight_shape[0], 1, 1), torch.tensor(8.0), 2).flatten().to(dtype)
+    try:
+        packed = _reordered(weight, padding, stride, packed_for)
+        fused = _fused(x, packed, bias, padding, stride, relu)
+    except MISSING:
+        return False
+    return torch.equal(fused, _public(x, weight, bias, padding, stride, relu))
+
+
+def _whole_numbers(shape: Sequence[int], size: Tensor, seed: int) -> Tensor:
+    """Whole numbers in float32, channels last; those of channel c are up to size[c] in size."""
+    n, c, h, w = shape
+    noise = torch.rand(65_521, generator=torch.Generator().manual_seed(seed)) * 2 - 1  # a prime: rows differ
+    values = noise.repeat(-(-n * c * h * w // len(noise)))[: n * c * h * w]
+    return values.view(n, h, w, c).mul_(size).round_().permute(0, 3, 1, 2)
 
 
 class Mixed(nn.Module):
@@ -236,7 +288,7 @@ class Network(nn.Module):
 
     @property
     def fused(self) -> bool:
-        """True where all convolutions so far went through oneDNN's own with ReLU."""
+        """True if all convolutions so far were oneDNN's with ReLU."""
         return all(m.fused for m in self.modules() if isinstance(m, Convolution))
 
 

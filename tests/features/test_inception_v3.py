@@ -149,6 +149,128 @@ def test_without_onednn_the_features_are_the_same_and_the_report_says_so(weights
         assert extractor.report == {"convolutions": "oneDNN with ReLU"}
 
 
+# --- oneDNN's convolution with ReLU: used only for shapes on which it is right
+
+
+def convolution(c=5, out=6, kernel=(3, 1), stride=2, relu=True):
+    g = torch.Generator().manual_seed(0)
+    state = {
+        "c.conv.weight": torch.randn(out, c, *kernel, generator=g), "c.bn.weight": torch.rand(out, generator=g) + 0.5,
+        "c.bn.bias": torch.randn(out, generator=g), "c.bn.running_mean": torch.randn(out, generator=g),
+        "c.bn.running_var": torch.rand(out, generator=g) + 0.5,
+    }
+    return inception_v3.Convolution(state, "c", (out, c, *kernel), stride, False, relu)
+
+
+def batch(n, c=5, h=9, w=7, dtype=torch.float32):
+    x = torch.randn(n, c, h, w, generator=torch.Generator().manual_seed(n))
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def public(module, x):
+    return inception_v3._public(x, module.weight, module.bias, module.padding, module.stride, module.relu)
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """`fused(fault)` puts a product of our own in the place of oneDNN's; it returns the shapes that reach it."""
+
+    def replace(fault):
+        shapes = []
+
+        def convolve(x, weight, bias, padding, stride, relu):
+            shapes.append(tuple(x.shape))
+            return fault(x, inception_v3._public(x, weight, bias, padding, stride, relu))
+
+        inception_v3._agrees.cache_clear()
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        monkeypatch.setattr(inception_v3, "_reordered", lambda weight, padding, stride, shape: weight)
+        monkeypatch.setattr(inception_v3, "_fused", convolve)
+        return shapes
+
+    yield replace
+    inception_v3._agrees.cache_clear()
+
+
+def raised(x, out):
+    raise RuntimeError("could not create a primitive")
+
+
+def one_channel(x, out):
+    return out.index_fill(1, torch.tensor([2]), 0.0)
+
+
+def one_pixel(x, out):
+    out = out.clone()
+    out[-1, -1, -1, -1] += 1
+    return out
+
+
+def batches_of_three(x, out):
+    return out.roll(1, 0) if len(x) == 3 else out
+
+
+@pytest.mark.parametrize("fault", [raised, one_channel, one_pixel, batches_of_three, lambda x, out: out[:, :, :-1]])
+def test_a_wrong_convolution_costs_no_digit_in_any_batch(fused, fault):
+    shapes, module = fused(fault), convolution()
+    for n in (2, 3, 1, 3, 2):
+        assert torch.equal(module(batch(n)), public(module, batch(n)))
+    assert module.fused is False
+    tried = [(2, 5, 9, 7), (3, 5, 9, 7), (1, 5, 9, 7)]
+    if fault is batches_of_three:  # the others are right, and used
+        assert shapes == [(2, 5, 9, 7), *tried, (1, 5, 9, 7), (2, 5, 9, 7)]
+    else:
+        assert shapes == tried
+
+
+@pytest.mark.parametrize("side", ["image", "weight"])
+def test_a_convolution_that_rounds_its_inputs_is_not_used(fused, monkeypatch, side):
+    fused(lambda x, out: out)
+
+    def rounding(x, weight, bias, padding, stride, relu):
+        x, weight = (x.bfloat16().float(), weight) if side == "image" else (x, weight.bfloat16().float())
+        return inception_v3._public(x, weight, bias, padding, stride, relu)
+
+    monkeypatch.setattr(inception_v3, "_fused", rounding)
+    module = convolution()
+    assert torch.equal(module(batch(2)), public(module, batch(2)))
+    assert module.fused is False
+
+
+def test_a_right_convolution_is_used_for_each_shape_layout_and_dtype_after_one_trial(fused):
+    shapes, module = fused(lambda x, out: out), convolution(relu=False)
+    for _ in range(2):
+        for x in (batch(2), batch(3), batch(3).contiguous(), batch(3, h=12), batch(3, dtype=torch.bfloat16)):
+            module(x)
+    assert len(shapes) == 5 * 3  # a trial and two uses of each
+    assert module.fused is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 6, (3, 1), 2), (448, 384, (3, 3), 1), (3, 8, (3, 3), 2), (2048, 64, (1, 1), 1)])
+def test_sums_of_the_trial_are_exact_in_its_dtype(fused, shape, dtype):
+    """In float64 they are the same: otherwise a right convolution with another order of its sums would not be used."""
+
+    def exact(x, weight, bias, padding, stride, relu):
+        x, weight, bias = (t.double() for t in (x, weight, bias))
+        for t in (x, weight, bias):
+            assert torch.equal(t, t.round())
+        out = inception_v3._public(x, weight, bias, padding, stride, relu)
+        assert out.min() == 0  # ReLU has something to do
+        assert out.max() < (2**24 if dtype == torch.float32 else 2**8)
+        if dtype == torch.float32:  # every partial sum too
+            assert inception_v3._public(x.abs(), weight.abs(), bias.abs(), padding, stride, relu).max() < 2**24
+        return out.to(dtype)
+
+    fused(lambda x, out: out)
+    channels, width, kernel, stride = shape
+    x, padding = batch(2, c=channels, dtype=dtype), (kernel[0] // 2, kernel[1] // 2)
+    with mock.patch.object(inception_v3, "_fused", exact):
+        assert inception_v3._agrees(
+            x.shape, x.stride(), (width, channels, *kernel), x.shape, dtype, padding, (stride, stride), True, 1
+        )
+
+
 def test_float_images_are_the_uint8_ones_and_what_lies_between_levels_is_seen(extractor):
     images = pictures(1, 3, 32, 5)
     assert torch.equal(extractor(images.float()).features, extractor(images).features)

@@ -1,0 +1,95 @@
+"""Full float32 within a context, whatever the process or the environment allows; the settings come back."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import ROOT, process
+
+from ganbench.base.precision import MODES, full_float32
+
+backends = torch.backends
+NEW = hasattr(backends.mkldnn, "matmul")  # torch 2.9 and later
+
+
+def settings():
+    places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [p.fp32_precision for p in places] if NEW else [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
+
+
+def errors():
+    """Relative errors of a product and of a convolution on the CPU."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(300, 500, generator=g), torch.randn(400, 500, generator=g)
+    x, w = torch.randn(1, 64, 20, 20, generator=g), torch.randn(64, 64, 3, 3, generator=g)
+    pairs = (a @ b.T, a.double() @ b.double().T), (F.conv2d(x, w), F.conv2d(x.double(), w.double()))
+    return [((ours - exact).norm() / exact.norm()).item() for ours, exact in pairs]
+
+
+def lower(where):
+    """Allow the process bfloat16 or TF32."""
+    if where == "products":
+        torch.set_float32_matmul_precision("medium")
+    elif NEW:
+        {"everywhere": backends, "convolutions": backends.mkldnn.conv}[where].fp32_precision = "bf16"
+    else:
+        backends.cudnn.allow_tf32 = True
+
+
+@pytest.fixture(params=["nowhere", "products", "everywhere", "convolutions"])
+def lowered(request):
+    before = settings()
+    if request.param != "nowhere":
+        lower(request.param)
+    yield request.param
+    if NEW:
+        backends.fp32_precision = "none"
+        backends.mkldnn.conv.fp32_precision = "none"
+    else:
+        backends.cudnn.allow_tf32 = before[1]
+    torch.set_float32_matmul_precision("highest")
+    if NEW:
+        for place in (backends.cuda.matmul, backends.mkldnn.matmul):
+            place.fp32_precision = "none"
+
+
+def test_all_digits_are_kept_inside_and_the_settings_come_back(lowered):
+    before, outside = settings(), errors()
+    with full_float32():
+        assert set(settings()) <= {"ieee", False}
+        assert max(errors()) < 1e-6
+    assert settings() == before
+    assert errors() == pytest.approx(outside, rel=1e-3)
+
+
+def test_the_settings_come_back_after_an_error(lowered):
+    before = settings()
+    with pytest.raises(ZeroDivisionError), full_float32():
+        raise ZeroDivisionError
+    assert settings() == before
+
+
+@pytest.mark.skipif(not NEW, reason="torch before 2.9 has one setting")
+def test_a_setting_that_followed_the_one_above_it_follows_it_again():
+    try:
+        backends.fp32_precision = "bf16"
+        with full_float32():
+            pass
+        assert backends.mkldnn.matmul.fp32_precision == backends.mkldnn.conv.fp32_precision == "bf16"
+        backends.fp32_precision = "ieee"
+        assert backends.mkldnn.matmul.fp32_precision == backends.mkldnn.conv.fp32_precision == "ieee"
+    finally:
+        backends.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_environment_makes_of_onednn_does_not_reach_inside(mode):
+    code = (
+        "import torch; from test_precision import errors; from ganbench.base.precision import full_float32\n"
+        "before = torch.backends.mkldnn.enabled\n"
+        "with full_float32():\n"
+        "    print(max(errors()) < 1e-6)\n"
+        "print(torch.backends.mkldnn.enabled == before)"
+    )
+    path = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'base'}"
+    done = process("-c", code, cwd=ROOT, OMP_NUM_THREADS="1", PYTHONPATH=path, **{mode: "BF16"})
+    assert done.out.split() == ["True", "True"], done
