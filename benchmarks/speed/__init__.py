@@ -1,7 +1,7 @@
-"""How fast ganbench is beside its peers: both run in turn in one process, and only the ratio counts.
+"""Speed of ganbench beside its peers: both run in turn in one process, and only the ratio counts.
 
-`python -m benchmarks.speed` runs everything and prints the table of `docs/speed.md`; with the name of a file beside
-this one it runs that. A file has `cases()`, a generator of `Case`, so that the data of one is gone before the next.
+`python -m benchmarks.speed` runs all parts and prints the table of `docs/speed.md`. A part is a file beside this one.
+It has `cases()`, a generator of `Case`, so that the data of one case is freed before the next.
 """
 
 import os
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Case:
-    """One comparison. ours, peers: calls to be timed, on the same inputs. unit: what `count` counts ('images').
+    """One comparison. ours, peers: calls to be timed, on the same inputs. unit: the things that `count` counts.
 
-    goals: by peer, how many times faster we mean to be. repeats: interleaved rounds, of which the median counts.
-    agree: raises AssertionError unless the outcomes are what they should be: a fast wrong answer is no answer.
+    goals: the ratio to reach, by peer. repeats: interleaved rounds, whose median counts. agree: raises AssertionError
+    if the outcomes differ from each other, since a fast wrong answer is no answer.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Row:
 
 
 class Peak:
-    """Largest growth of this process's memory while it is open, in MiB: sampled, since it also falls."""
+    """Largest growth of this process's memory within the context, in MiB: sampled, because memory is also freed."""
 
     def __enter__(self) -> "Peak":
         self.mib, self._open, self._base = 0.0, True, self._now()
@@ -72,7 +72,7 @@ class Peak:
 
 
 def run(case: Case) -> list[Row]:
-    """Time a case: rounds in which ours and every peer run once, in turn. One row a peer."""
+    """Time a case in rounds, in which ours and each peer run once: one row for each peer."""
     calls = {"ours": case.ours, **case.peers}
     outcomes = {name: call() for name, call in calls.items() for _ in range(max(case.warm_up, 1))}
     if case.agree:
