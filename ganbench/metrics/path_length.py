@@ -1,25 +1,27 @@
-"""Perceptual path length: how far the image moves for a small step along a path between two latents.
+"""Perceptual path length: how much the image changes for a small step along a path between two latents.
 
     PPL = E[ d( G(slerp(z1, z2; t)), G(slerp(z1, z2; t + eps)) ) / eps^2 ],   eps = 1e-4
 
-Karras et al. (2019), "A Style-Based Generator Architecture for Generative Adversarial Networks", arXiv:1812.04948,
-Section 4.1, in Z. `ppl` takes t uniform in (0, 1) ('full'), `ppl_end` t = 0, as the official code does for 'end': by
-symmetry the same as t in {0, 1}. As there, distances below the 1st and above the 99th percentile are left out. Range
-[0, inf), lower is better: a smooth generator moves evenly.
+Source: Karras et al. (2019), "A Style-Based Generator Architecture for Generative Adversarial Networks",
+arXiv:1812.04948, Section 4.1, in Z. `ppl` draws t uniformly from (0, 1) (the paper's 'full'). `ppl_end` uses t = 0,
+like the official code for 'end'; by symmetry this equals t in {0, 1}. As in the official code, distances below the 1st
+and above the 99th percentile are excluded. Range [0, inf), lower is better: a smooth generator changes evenly.
 
-d is the squared Euclidean distance of an extractor's features: over LPIPS's own network and weights that is LPIPS.
-10,000 paths, where the paper has 100,000; images are neither cropped nor reduced. Along the path directions go by
-slerp and lengths linearly: for a generator that normalises z, as the paper's does, that is the official path, and for
-others it does not leave the shell where the prior lives. (A uniform prior has corners; paths may leave its cube.)
-With classes, each path has one, drawn uniformly. Agrees with torch-fidelity's PPL for the same latents.
+d is the squared Euclidean distance of an extractor's features; with the network and weights of LPIPS it is LPIPS. There
+are 10,000 paths (100,000 in the paper), and images are neither cropped nor reduced. Along a path the direction follows
+slerp, and the length changes linearly. If the generator normalises z, as in the paper, this is the official path. For
+other generators it stays in the shell where the prior has its mass. (The paths of a uniform prior can leave its cube.)
+A conditional generator gets one class for each path, drawn uniformly. The result agrees with torch-fidelity's PPL for
+the same latents.
 
-Images are never rounded to levels: that alone would turn 31 into 1147. Yet they are float32, whose rounding r adds
-r^2 / eps^2 to each distance. The share that it has is measured on some of the paths, by a step of 4 eps, where it is a
-sixteenth (curvature shows there too, by some 0.3 %): it is warned of from 1 % on, and above 10 % there is no value. So
-much comes of TF32, of an extractor that rounds, of a generator with noise of its own, or of one that hardly moves. For
-a trained AC-GAN of 28 x 28 and the features of a small CNN the value is within 1e-4 of the one in float64.
+Images are never rounded to grey levels: rounding alone would turn a value of 31 into 1147. They are float32, whose
+rounding r still adds r^2 / eps^2 to each distance. The share of rounding is measured on some of the paths with a step
+of 4 eps, where it is 16 times smaller (curvature changes this estimate by about 0.3 %). Above 1 % there is a warning,
+above 10 % no value. Such a large share is caused by TF32, by an extractor that rounds, by a generator with its own
+noise, or by a generator that hardly changes. For a trained AC-GAN of 28 x 28 pixels and the features of a small CNN,
+the value is within 1e-4 of the value in float64.
 
-The standard error is that of a trimmed mean, from the Winsorised variance, over the paths.
+The standard error is that of a trimmed mean over the paths, from the Winsorised variance.
 """
 
 import math
@@ -33,16 +35,17 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 
 PATHS = 10_000
 EPSILON = 1e-4
-TRIM = 0.01  # of the distances at either end
-BATCH = 500  # paths at a time: two images each
-CHECKED, WIDER = 500, 4  # paths on which rounding is measured, and how much longer the step is there
-WARN, REFUSE = 0.01, 0.1  # shares of the value that rounding may have
+TRIM = 0.01  # share of the distances that is excluded at each end
+BATCH = 500  # paths at a time, with two images each
+CHECKED, WIDER = 500, 4  # number of paths on which rounding is measured, and factor of the step there
+WARN, REFUSE = 0.01, 0.1  # shares of rounding in the value above which there is a warning, and no value
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """From `a` (t = 0) to `b` (t = 1) along the great circle, the length going linearly: N x d, N x d, N -> float64.
+    """Interpolate from `a` (t = 0) to `b` (t = 1): the direction follows the great circle, the length is linear.
 
-    A straight line where the two are parallel or one is 0: the great circle is not unique.
+    a, b: N x d latents. t: N. Returns float64 N x d. If the latents are parallel or one is 0, the great circle is not
+    unique, and the path is a straight line.
     """
     a, b, t = a.double(), b.double(), t.double()[:, None]
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
@@ -57,10 +60,17 @@ def path_lengths(
     generate: Callable[[Tensor, Tensor | None], Tensor], embed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     a: Tensor, b: Tensor, t: Tensor, labels: Tensor | None = None, epsilon: float = EPSILON,
 ) -> Tensor:
-    """Squared distance of features over epsilon^2, for one step on each path: float64 N.
+    """Return the squared distance of features over epsilon^2 for one step on each path: float64 N, at least 0.
 
-    generate: float32 latents n x d and labels to images in [-1, 1]. embed: float32 images in 0..255 to features n x k
-    (and logits). a, b: the paths' ends, N x d. t: where the step begins, float64 N. labels: int64 N, or None.
+    generate: maps float32 latents n x d and labels (int64 n or None) to images in [-1, 1]. embed: maps float32 images
+    in 0..255 to (features n x k, logits). a, b: floating N x d, the ends of the paths. t: floating N in [0, 1], the
+    start of each step. labels: int64 N, or None for an unconditional generator. epsilon: length of the step in t.
+    Source: Karras et al. (2019), Section 4.1.
+
+    >>> z, t = torch.tensor([[1.0, 0.0]]), torch.zeros(1)
+    >>> lengths = path_lengths(lambda z, y: z, lambda images: (images / 127.5, None), z, 3 * z, t, epsilon=0.5)
+    >>> lengths.round(decimals=3)  # a straight path of length 2
+    tensor([4.], dtype=torch.float64)
     """
     parts = []
     for i in range(0, len(a), BATCH):
@@ -74,13 +84,21 @@ def path_lengths(
 
 
 def trimmed(x: Tensor) -> Tensor:
-    """Which of N values lie from their 1st to their 99th percentile, the nearest value outwards: bool N."""
+    """Return True for each value from the 1st to the 99th percentile, both rounded outwards to a value: bool N."""
     low = torch.quantile(x, TRIM, interpolation="lower")
     return (x >= low) & (x <= torch.quantile(x, 1 - TRIM, interpolation="higher"))
 
 
 def perceptual_path_length(distances: Tensor) -> tuple[float, float]:
-    """Mean of N distances, float64, less those beyond the 1st and 99th percentile; and its standard error."""
+    """Return the mean distance between the 1st and the 99th percentile, in [0, inf), and its standard error.
+
+    distances: float64 N, the result of `path_lengths`.
+    Source: Karras et al. (2019), Section 4.1, and its official code.
+
+    >>> value, error = perceptual_path_length(torch.cat([torch.arange(100.0), torch.tensor([1e6])]).double())
+    >>> value, round(error, 2)
+    (50.0, 2.97)
+    """
     kept = distances[trimmed(distances)]
     winsorised = distances.clamp(kept.min(), kept.max())
     return kept.mean().item(), (winsorised.std() / (1 - 2 * TRIM) / math.sqrt(len(distances))).item()
@@ -100,19 +118,20 @@ def _compute(inputs: Inputs, end: bool) -> list[Value]:
         raise Unavailable("some features of generated images are not finite: the generator or the extractor is broken")
     value, error = perceptual_path_length(distances)
 
-    some = slice(CHECKED)
-    wider = path_lengths(
-        model.generate, inputs.embed, a[some], b[some], t[some], None if y is None else y[some], WIDER * EPSILON
+    checked = slice(CHECKED)
+    wide_steps = path_lengths(
+        model.generate, inputs.embed, a[checked], b[checked], t[checked], None if y is None else y[checked],
+        WIDER * EPSILON,
     )
-    ordinary = trimmed(distances)[some]
-    here, there = distances[some][ordinary].mean().item(), wider[ordinary].mean().item()
-    rounding = max(here - there, 0.0) / (1 - WIDER**-2) / here if here > 0 else 0.0
+    kept = trimmed(distances)[checked]
+    narrow, wide = distances[checked][kept].mean().item(), wide_steps[kept].mean().item()
+    rounding = max(narrow - wide, 0.0) / (1 - WIDER**-2) / narrow if narrow > 0 else 0.0
     if rounding > REFUSE:
         raise Unavailable(
-            f"{rounding:.0%} of the path length is rounding or noise: images, or what the extractor makes of them, are "
-            f"not smooth in the latent at steps of {EPSILON}"
+            f"{rounding:.0%} of the path length is rounding or noise: the images or their features are not smooth in "
+            f"the latent at steps of {EPSILON}"
         )
-    warnings = (f"{rounding:.1%} of it is rounding, which a step this small shows",) if rounding > WARN else ()
+    warnings = (f"{rounding:.1%} of the value is rounding, because the step is so small",) if rounding > WARN else ()
     uncertainty = Uncertainty(error, "standard error", f"{PATHS:,} paths (trimmed mean)")
     details = {"paths": PATHS, "epsilon": EPSILON, "rounding": float(f"{rounding:.2g}")}
     return [Value(value, uncertainty, 0, PATHS, details=details, warnings=warnings)]

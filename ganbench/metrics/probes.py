@@ -1,23 +1,24 @@
-"""Linear probes: how well a linear classifier of frozen features does on test images.
+"""Linear probes: the test accuracy of a linear classifier on frozen features.
 
     min over W, b of  mean_i loss(W f(x_i) + b, y_i) + lambda/2 |W|^2
 
-with cross-entropy (multinomial logistic regression) or one-against-rest squared hinges (L2-SVM),
-sum_k max(0, 1 - t_ik s_ik)^2, t = +1 for the image's own class and -1 for the others. Features are shifted and scaled
-to mean 0 and variance 1 over the training images; the bias carries no penalty. lambda is the best of 10^-4 to 10 on a
-validation split of the training images, 10,000 or a sixth of them where that is fewer, after which the probe is fitted
-to all training images: the test images are looked at once.
+The loss is the cross-entropy (multinomial logistic regression) or a one-against-rest squared hinge (L2-SVM),
+sum_k max(0, 1 - t_ik s_ik)^2, with t = +1 for the class of the image and -1 for the others. Features are standardised
+to mean 0 and variance 1 over the training images; the bias has no penalty. lambda is the best value from 10^-4 to 10 on
+a validation split of the training images: 10,000 images, or a sixth if that is fewer. The probe is then fitted to all
+training images. The test images are used only once.
 
-Radford et al. (2016), "Unsupervised Representation Learning with DCGANs", arXiv:1511.06434, Section 5: L2-SVM on
-features of the discriminator (there all layers, max-pooled to 4 x 4). Its protocol for SVHN has 1,000 labels, the same
-number of each class: here `svm_probe_1000`, the mean over 10 draws of labels, with lambda chosen on the whole
-validation split as the best on average over the draws. The official code does the same, and then tests on 100 draws
-more. Standardising and the grid of lambda are our reading. The logistic probe: Alain and Bengio (2016), "Understanding
-intermediate layers using linear classifier probes", arXiv:1610.01644. Agrees with scikit-learn's LogisticRegression,
-and with LinearSVC where its bias is as good as free of penalty. Range [0, 1], higher is better; a paper's test error is
-1 less this.
+Sources: Radford et al. (2016), "Unsupervised Representation Learning with DCGANs", arXiv:1511.06434, Section 5: L2-SVM
+on features of the discriminator (there all layers, max-pooled to 4 x 4). Its protocol for SVHN uses 1,000 labels, the
+same number for each class. This is `svm_probe_1000`, the mean over 10 draws of labels. Its lambda is the best on
+average over the draws on the whole validation split. The official code does the same, and then tests on 100 new draws.
+Standardisation and the grid of lambda are our interpretation. The logistic probe is that of Alain and Bengio (2016),
+"Understanding intermediate layers using linear classifier probes", arXiv:1610.01644. The probes agree with
+scikit-learn's LogisticRegression, and with LinearSVC if the penalty of its bias is made negligible. Range [0, 1],
+higher is better; a paper's test error is 1 minus this.
 
-The standard error is binomial over the test images; over draws of labels the standard deviation is given.
+The standard error is binomial over the test images. For draws of labels, the standard deviation over the draws is
+given.
 """
 
 from typing import Literal
@@ -32,10 +33,10 @@ from ganbench.metrics.nn_transfer import train_and_test
 
 Loss = Literal["logistic", "squared hinge"]
 
-STRENGTHS = tuple(10.0**k for k in range(1, -5, -1))  # from strong to weak, so that each fit starts near its solution
+STRENGTHS = tuple(10.0**k for k in range(1, -5, -1))  # from strong to weak: each solution is a good start for the next
 VALIDATION = 10_000
 LABELS, DRAWS = 1000, 10
-# The largest slope at which a fit stops: scikit-learn's own while lambda is chosen, next to none in the end.
+# Largest gradient component at which a fit stops: scikit-learn's default while lambda is chosen, then a smaller one.
 CHOOSING, FINAL = 1e-4, 1e-6
 
 
@@ -43,11 +44,11 @@ def linear_classifier(
     features: Tensor, classes: Tensor, num_classes: int, strength: float, loss: Loss, start: Tensor | None = None,
     tolerance: float = FINAL,
 ) -> Tensor:
-    """The minimiser W and b of the regularised mean loss, for N x d features and classes int64 N in [0, K).
+    """Return W and b that minimise the regularised mean loss: float64 K x (d + 1), with the bias as the last column.
 
-    strength: lambda. start: where to start from, for instance the solution for another strength. tolerance: the
-    largest slope of the mean loss at which it stops.
-    Returns float64 K x (d + 1), the bias last; the scores are features @ W.T + b.
+    features: floating N x d. classes: int64 N in [0, K). strength: lambda. start: initial weights, for instance the
+    solution for another strength. tolerance: the fit stops if no component of the gradient is larger.
+    The scores are features @ W.T + b.
     """
     from scipy.optimize import minimize
 
@@ -63,8 +64,8 @@ def linear_classifier(
             log_p = scores.log_softmax(1)
             value, slope = -(own * log_p).sum(), log_p.exp() - own
         else:
-            short = (1 - sign * scores).clamp_(min=0)
-            value, slope = short.square().sum(), -2 * sign * short
+            hinge = (1 - sign * scores).clamp_(min=0)
+            value, slope = hinge.square().sum(), -2 * sign * hinge
         gradient = slope.T @ x / n
         gradient[:, :-1] += strength * w[:, :-1]
         total = value / n + strength / 2 * w[:, :-1].square().sum()
@@ -77,21 +78,21 @@ def linear_classifier(
 
 
 def predict(weights: Tensor, features: Tensor) -> Tensor:
-    """The class of the largest score of N x d features: int64 N."""
+    """Return the class with the largest score for each of N x d features: int64 N."""
     return (features.double() @ weights[:, :-1].T + weights[:, -1]).argmax(1)
 
 
 def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """All N x d features, float64, less the mean of `train` and over its deviation; what is constant there is 0."""
+    """Return all features standardised by mean and deviation of `train`, in float64; constant features become 0."""
     x = train.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
-    varies = deviation > 1e-6 * x.abs().amax(0)  # beyond the rounding of float32
+    varies = deviation > 1e-6 * x.abs().amax(0)  # more than rounding in float32
     scale = torch.where(varies, 1 / deviation, 0.0)
     return [(rows.double() - mean) * scale for rows in (train, *others)]
 
 
 def split(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows to validate on, at random. Raises Unavailable for fewer than 6 images."""
+    """Return random indices of training and of validation rows. Raises Unavailable for fewer than 6 images."""
     if n < 6:
         raise Unavailable(f"a validation split needs at least 6 labelled images, not {n}")
     order = torch.randperm(n, generator=generator)
@@ -102,9 +103,16 @@ def split(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def probe(
     train: Tensor, train_labels: Tensor, test: Tensor, loss: Loss, generator: torch.Generator
 ) -> tuple[Tensor, float]:
-    """Labels that a linear probe gives to M x d test features, int64 M, and the strength it was fitted with.
+    """Return the labels that a linear probe predicts for the test features, int64 M, and its regularisation strength.
 
-    train: N x d features, labels int64 N of any values. Raises Unavailable for fewer than 6 of them.
+    train, test: floating N x d and M x d features. train_labels: int64 N, any values. loss: 'logistic' or
+    'squared hinge'. generator: draws the validation split.
+    Raises Unavailable for fewer than 6 training images.
+    Source: Radford et al. (2016), Section 5 (L2-SVM); Alain and Bengio (2016) (logistic).
+
+    >>> train, labels = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]]), torch.tensor([5, 5, 5, 8, 8, 8])
+    >>> probe(train, labels, torch.tensor([[0.3], [0.9]]), "logistic", torch.Generator().manual_seed(0))[0]
+    tensor([5, 8])
     """
     x, t = standardise(train, test)
     names, classes = train_labels.unique(return_inverse=True)
@@ -124,9 +132,18 @@ def few_labels_probe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, labels: int, draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    """Test accuracy of the L2-SVM probe for each of `draws` draws of `labels` labels, float64, and its strength.
+    """Return the test accuracy of an L2-SVM probe for each draw of labels, float64 `draws`, and its strength.
 
-    Each draw has as many labels of each class. Raises Unavailable where a class has too few images for that.
+    train, test: floating N x d and M x d features. train_labels, test_labels: int64 N and M, any values. labels: total
+    number of labels of a draw, the same number for each class. generator: draws the validation split and the labels.
+    Raises Unavailable if a class has too few training images.
+    Source: Radford et al. (2016), Section 5.2.
+
+    >>> train, train_labels = torch.cat([torch.arange(6.0), torch.arange(20.0, 26.0)])[:, None], torch.arange(12) // 6
+    >>> test, test_labels = torch.tensor([[1.0], [3.0], [22.0], [24.0]]), torch.tensor([0, 0, 1, 0])
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> few_labels_probe(train, train_labels, test, test_labels, labels=2, draws=3, generator=generator)[0]
+    tensor([0.7500, 0.7500, 0.7500], dtype=torch.float64)
     """
     x, t = standardise(train, test)
     names, classes = train_labels.unique(return_inverse=True)
@@ -136,8 +153,8 @@ def few_labels_probe(
     fewest = min(len(r) for r in rows)
     if each < 1 or fewest < each:
         raise Unavailable(
-            f"{labels:,} labels of {len(names)} classes need at least {max(each, 1)} images of each class beside those "
-            f"for validation, not {fewest}"
+            f"{labels:,} labels of {len(names)} classes need at least {max(each, 1)} images of each class that are not "
+            f"used for validation, and a class has {fewest}"
         )
     drawn = [torch.cat([r[torch.randperm(len(r), generator=generator)[:each]] for r in rows]) for _ in range(draws)]
     weights: list[Tensor | None] = [None] * draws
@@ -177,7 +194,7 @@ def _few_labels(inputs: Inputs) -> list[Value]:
     accuracies, strength = few_labels_probe(train, train_labels, test, test_labels, LABELS, DRAWS, inputs.generator)
     classes = len(train_labels.unique())
     used = LABELS // classes * classes
-    warnings = (f"{used:,} labels: {LABELS:,} do not divide among {classes} classes",) if used != LABELS else ()
+    warnings = (f"{used:,} labels: {LABELS:,} cannot be divided by {classes} classes",) if used != LABELS else ()
     uncertainty = Uncertainty(accuracies.std().item(), "standard deviation", f"{DRAWS} draws of labels")
     details = {"train": used, "lambda": strength, "accuracies": [round(a, 6) for a in accuracies.tolist()]}
     return [Value(accuracies.mean().item(), uncertainty, len(test), 0, details=details, warnings=warnings)]

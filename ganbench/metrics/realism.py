@@ -1,15 +1,15 @@
-"""Realism: the formula of the Inception Score over a classifier of the domain, for instance of faces.
+"""Realism: the formula of the Inception Score with a classifier of the domain, for instance of faces.
 
     realism = exp( E_x KL( p(y|x) || p(y) ) ),   p(y) = E_x p(y|x)
 
-Bao et al. (2017), "CVAE-GAN: Fine-Grained Image Generation through Asymmetric Training", arXiv:1703.10155, Table 1:
-53,000 samples and a network trained on another set of faces. The paper gives no spread, so that all samples are taken
-at once, without the ten splits of `score`: our reading. Its other column, top-1 accuracy, is `discriminability`. Equals
-`inception_score` of one split. Range [1, K], higher is better; it rises with variety as with realism, and is biased
-downwards for few samples. float64.
+Source: Bao et al. (2017), "CVAE-GAN: Fine-Grained Image Generation through Asymmetric Training", arXiv:1703.10155,
+Table 1, with 53,000 samples and a network that was trained on another set of faces. The paper gives no spread; our
+interpretation is a single split of all samples, instead of the ten splits of `score`. The top-1 accuracy of the same
+table is `discriminability`. Realism equals `inception_score` with one split. Range [1, K], higher is better. It
+increases with variety as well as with realism, and it is biased downwards for few samples. Sums are in float64.
 
-The standard error is over the samples by the delta method: to first order log realism is the mean of the divergences,
-since p(y) minimises their sum.
+The standard error is over the samples, by the delta method: to first order log realism is the mean of the divergences,
+because p(y) minimises their sum.
 """
 
 import math
@@ -21,10 +21,19 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 
 
 def realism(logits: Tensor) -> tuple[float, float]:
-    """The score of N x K logits, and its standard error. Raises Unavailable for fewer than two samples."""
+    """Return the realism of the samples, in [1, K], and its standard error.
+
+    logits: floating N x K.
+    Raises Unavailable for fewer than two samples.
+    Source: Bao et al. (2017), Table 1.
+
+    >>> value, error = realism(torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0], [9.0, 0.0]]))
+    >>> round(value, 2), round(error, 2)
+    (1.63, 0.32)
+    """
     n = len(logits)
     if n < 2:
-        raise Unavailable(f"a mean of answers needs at least 2 images, not {n}")
+        raise Unavailable(f"a mean of predictions needs at least 2 images, not {n}")
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     divergences = torch.where(p > 0, p * (log_p - p.mean(0).log()), 0.0).sum(1)

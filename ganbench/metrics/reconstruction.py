@@ -1,12 +1,14 @@
-"""Reconstruction error: how far the model's own reconstruction of a held-out image is from it.
+"""Reconstruction error: the difference between a held-out image and its reconstruction by the model.
 
-    mse = mean over images, channels and pixels of (x - G(E(x)))^2,   l1 = the same of |x - G(E(x))|
+    mse = mean over images, channels and pixels of (x - G(E(x)))^2,   l1 = mean of |x - G(E(x))|
 
-on pixels in [-1, 1] (v / 127.5 - 1): an error of one grey level is 0.0078 in l1, and in units of [0, 1] l1 is half and
-mse a quarter of this. Range [0, 4] and [0, 2], lower is better. Bao et al. (2017), "CVAE-GAN: Fine-Grained Image
-Generation through Asymmetric Training", arXiv:1703.10155, train with the squared error; Donahue et al. (2017),
-"Adversarial Feature Learning", arXiv:1605.09782, compare with autoencoders of either. The papers print no such figure
-that we know of: unit and mean are our reading.
+Pixels are in [-1, 1] (v / 127.5 - 1): an error of one grey level is 0.0078 in l1. For pixels in [0, 1], l1 would be a
+half and mse a quarter of these values. Range of mse [0, 4] and of l1 [0, 2], lower is better.
+
+Sources: Bao et al. (2017), "CVAE-GAN: Fine-Grained Image Generation through Asymmetric Training", arXiv:1703.10155,
+train with the squared error; Donahue et al. (2017), "Adversarial Feature Learning", arXiv:1605.09782, compare with
+autoencoders that are trained with either error. We know of no such value in the papers: the unit and the mean are our
+interpretation.
 
 The standard error is over the images.
 """
@@ -23,12 +25,26 @@ BATCH = 1000
 
 
 def mean_squared_errors(images: Tensor, reconstructed: Tensor) -> Tensor:
-    """Mean squared error of each of N float images in [-1, 1] over channels and pixels: float64, shape N."""
+    """Return the mean squared error of each image over channels and pixels: float64 N, in [0, 4].
+
+    images, reconstructed: floating N x C x H x W in [-1, 1].
+    Source: Bao et al. (2017).
+
+    >>> mean_squared_errors(torch.ones(1, 1, 2, 2), torch.tensor([[[[1.0, 1.0], [0.0, -1.0]]]]))
+    tensor([1.2500], dtype=torch.float64)
+    """
     return (images.double() - reconstructed.double()).square().flatten(1).mean(1)
 
 
 def mean_absolute_errors(images: Tensor, reconstructed: Tensor) -> Tensor:
-    """Mean absolute error of each of N float images in [-1, 1] over channels and pixels: float64, shape N."""
+    """Return the mean absolute error of each image over channels and pixels: float64 N, in [0, 2].
+
+    images, reconstructed: floating N x C x H x W in [-1, 1].
+    Source: Donahue et al. (2017).
+
+    >>> mean_absolute_errors(torch.ones(1, 1, 2, 2), torch.tensor([[[[1.0, 1.0], [0.0, -1.0]]]]))
+    tensor([0.7500], dtype=torch.float64)
+    """
     return (images.double() - reconstructed.double()).abs().flatten(1).mean(1)
 
 
@@ -43,11 +59,11 @@ def _protocol(stem: str, formula: Callable[[Tensor, Tensor], Tensor], what: str)
             raise Unavailable(f"a mean with its error needs at least 2 images, not {n}")
         errors = []
         for batch in inputs.held_out.images.split(BATCH):
-            again = inputs.model.reconstruct(batch)
-            if again.shape != batch.shape:
-                wanted, found = tuple(batch.shape[1:]), tuple(again.shape[1:])
-                raise Unavailable(f"the model reconstructs images of {wanted} as ones of {found}")
-            errors.append(formula(batch.float() / 127.5 - 1, again))
+            reconstructed = inputs.model.reconstruct(batch)
+            if reconstructed.shape != batch.shape:
+                wanted, found = tuple(batch.shape[1:]), tuple(reconstructed.shape[1:])
+                raise Unavailable(f"the model reconstructs images of shape {wanted} with shape {found}")
+            errors.append(formula(batch.float() / 127.5 - 1, reconstructed))
         values = torch.cat(errors)
         if not torch.isfinite(values).all():
             raise Unavailable("some reconstructions are not finite: the model is broken")

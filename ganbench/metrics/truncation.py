@@ -1,16 +1,16 @@
-"""The truncation curve: fidelity against variety as latents are drawn closer and closer to their mode.
+"""The truncation curve: fidelity against variety for latents that are truncated more and more.
 
-    z ~ p(z), each element with |z_i| > threshold drawn anew until it is within
+    z ~ p(z), each element with |z_i| > threshold is drawn again until |z_i| <= threshold
 
-Brock et al. (2018), "Large Scale GAN Training for High Fidelity Natural Image Synthesis", arXiv:1809.11096, Section
-3.1: a smaller threshold raises the Inception Score; the Fréchet distance first falls, then rises as variety is lost.
-`truncation_fd` and `truncation_score` are those two metrics (Heusel et al., 2017; Salimans et al., 2016), of 5,000
-samples at each threshold and, without a suffix, untruncated: BigGAN's own curves are of 50,000. Range [0, inf), lower
-is better, and [1, K], higher is better. Many generators do not bear truncation and show artefacts; those of the paper
-were trained with orthogonal regularisation for it.
+Source: Brock et al. (2018), "Large Scale GAN Training for High Fidelity Natural Image Synthesis", arXiv:1809.11096,
+Section 3.1. A smaller threshold raises the Inception Score; the Fréchet distance first falls, then rises as variety is
+lost. `truncation_fd` and `truncation_score` are these two metrics (Heusel et al., 2017; Salimans et al., 2016) of 5,000
+samples: at each threshold and, without a suffix, untruncated. BigGAN's curves have 50,000 samples. Range [0, inf),
+lower is better, and [1, K], higher is better. Many generators produce artefacts with truncation; the paper's generators
+were trained with orthogonal regularisation to allow it.
 
-The elements of z have to be independent and continuous. A threshold that no draw exceeds (of a uniform prior) or hardly
-any draw keeps to has no value. Classes are drawn uniformly. Uncertainties are those of the two metrics.
+The elements of z must be independent and continuous. A threshold has no value if no draw exceeds it (uniform prior) or
+if almost every draw does. Classes are drawn uniformly. Uncertainties are those of the two metrics.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from ganbench.metrics.inception_score import PROTOCOLS as SCORE
 THRESHOLDS = (2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.1)
 SAMPLES = 5_000
 BATCH = 500
-RAREST = 1e-3  # share of draws within the threshold, below which there is no point in waiting for them
-DISTINCT = 100  # values that a continuous element takes at least, in 5,000 draws
+RAREST = 1e-3  # smallest usable share of draws within the threshold; below it, drawing again takes too long
+DISTINCT = 100  # an element is continuous if it has at least so many distinct values in 5,000 draws
 
 _FD = next(p for p in FRECHET if p.stem == "fd")
 _SCORE = next(p for p in SCORE if p.stem == "score")
@@ -35,7 +35,7 @@ _SCORE = next(p for p in SCORE if p.stem == "score")
 
 @dataclass(frozen=True)
 class Point:
-    """Samples at one threshold (None: untruncated): features N x d, and logits N x K where there are classes."""
+    """Samples at one threshold (None: untruncated): features N x d, and logits N x K of an extractor with classes."""
 
     threshold: float | None
     features: Tensor
@@ -52,9 +52,9 @@ class Point:
 def truncated_latents(
     sample_latent: Callable[[int, torch.Generator], Tensor], n: int, threshold: float, generator: torch.Generator
 ) -> Tensor:
-    """n latents of which no element is further than `threshold` from 0: those that are, are drawn anew. n x d.
+    """Return n latents with all elements in [-threshold, threshold], n x d: elements outside are drawn again.
 
-    Does not return where the prior never comes so near.
+    Does not return if the prior has no mass in this interval.
     """
     z = sample_latent(n, generator).clone()
     while len(rows := (z.abs() > threshold).any(1).nonzero()[:, 0]):
@@ -64,13 +64,15 @@ def truncated_latents(
 
 
 def usable_thresholds(z: Tensor, thresholds: tuple[float, ...]) -> list[float]:
-    """Those that some element of N x d draws exceeds, and that each element keeps to often enough.
+    """Return the thresholds that some element of N x d draws exceeds, and that each element is within often enough.
 
-    Raises Unavailable where an element is not continuous.
+    Raises Unavailable if an element is not continuous.
     """
     distinct = z.sort(0).values.diff(dim=0).ne(0).sum(0) + 1
-    if (codes := int((distinct < min(DISTINCT, len(z))).sum())) > 0:
-        raise Unavailable(f"{codes} of the {z.shape[1]} elements of the latent are not continuous: no truncation")
+    if (discrete := int((distinct < min(DISTINCT, len(z))).sum())) > 0:
+        raise Unavailable(
+            f"{discrete} of the {z.shape[1]} elements of the latent are not continuous, and cannot be truncated"
+        )
     within = {t: (z.abs() <= t).double().mean(0) for t in thresholds}
     return [t for t, share in within.items() if share.min() >= RAREST and share.min() < 1]
 
@@ -101,7 +103,7 @@ def _points(inputs: Inputs) -> list[Point]:
 
 
 def _curve(inputs: Inputs, protocol: Protocol) -> list[Value]:
-    """The metric of `protocol` at each point, as if the samples there were the generated images."""
+    """The metric of `protocol` at each point, with the samples of the point as the generated images."""
     points: list[Point] = inputs.share("truncated samples", lambda: _points(inputs))
     values = []
     for p in points:

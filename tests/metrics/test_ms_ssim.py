@@ -26,7 +26,7 @@ def similar(n, c, side, seed, noise=40):
 
 
 def plain(a, b, cut=False):
-    """Return the MS-SSIM of one channel of one pair, H x W, like the ProGAN code base: 2-D windows, box filter, stride 2.
+    """Return the MS-SSIM of a pair of single channels, H x W, as in the ProGAN code: 2-D windows, box filter, stride 2.
 
     cut: sigma stays 1.5, as in compare_gan.
     """

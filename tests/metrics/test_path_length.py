@@ -1,4 +1,4 @@
-"""Perceptual path length, against closed forms of linear generators, float64 and torch-fidelity."""
+"""Perceptual path length against closed forms of linear generators, float64 and torch-fidelity."""
 
 import math
 from functools import partial
@@ -21,12 +21,12 @@ def latents(n, seed, d=D):
 
 
 def orthogonal(d=D):
-    """EDGE^2 x d with orthonormal columns: a linear generator that keeps lengths."""
+    """Return an EDGE^2 x d matrix with orthonormal columns: a linear generator that preserves lengths."""
     return torch.linalg.qr(torch.randn(EDGE**2, d, generator=torch.Generator().manual_seed(7)).double()).Q.float()
 
 
 def linear(z, y=None):
-    # The offset makes the images as large as images are, so that float32 rounds them as it rounds those.
+    # The offset gives values of the size of real images, so that float32 rounds them in the same way.
     return (z @ orthogonal(z.shape[1]).T).view(-1, 1, EDGE, EDGE) / 5 + 0.2
 
 
@@ -43,7 +43,7 @@ def measure(generate=linear, embed=pixels, num_classes=0, seed=0, end=False, d=D
 
 
 def speeds(a, b):
-    """|d slerp / dt|^2: the arc squared at the length there, and the change of length squared; at t = 0."""
+    """Return |d slerp / dt|^2 at t = 0: the squared arc length plus the squared change of length."""
     a, b = a.double(), b.double()
     omega = torch.nn.functional.cosine_similarity(a, b).acos()
     return (omega * a.norm(dim=1)).square() + (b.norm(dim=1) - a.norm(dim=1)).square()
@@ -59,7 +59,7 @@ def few(monkeypatch):
 
 @given(seed=st.integers(0, 1000), t=st.floats(0, 1))
 @settings(max_examples=30, deadline=None)
-def test_slerp_goes_evenly_along_the_great_circle(seed, t):
+def test_slerp_has_constant_speed_along_the_great_circle(seed, t):
     a, b = latents(5, seed).double(), latents(5, seed + 1).double()
     z = slerp(a, b, torch.full((5,), t, dtype=torch.float64))
     assert z.norm(dim=1).numpy() == pytest.approx(((1 - t) * a.norm(dim=1) + t * b.norm(dim=1)).numpy(), rel=1e-9)
@@ -67,7 +67,7 @@ def test_slerp_goes_evenly_along_the_great_circle(seed, t):
     assert part == pytest.approx(t * total, abs=1e-6)
 
 
-def test_for_a_generator_that_normalises_it_is_the_official_path():
+def test_slerp_is_the_official_path_for_a_generator_that_normalises():
     a, b, t = latents(20, 0).double(), latents(20, 1).double(), torch.rand(20, dtype=torch.float64)
 
     def unit(v):
@@ -81,7 +81,7 @@ def test_for_a_generator_that_normalises_it_is_the_official_path():
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
-def test_between_parallel_latents_it_is_a_straight_line(factor):
+def test_slerp_between_parallel_latents_is_a_straight_line(factor):
     a = latents(4, 0).double()
     assert torch.allclose(slerp(a, factor * a, torch.full((4,), 0.25)), a + 0.25 * (factor - 1) * a)
 
@@ -89,12 +89,12 @@ def test_between_parallel_latents_it_is_a_straight_line(factor):
 # --- The distances
 
 
-def test_a_linear_generator_moves_by_its_closed_form_in_spite_of_float32():
+def test_path_lengths_of_a_linear_generator_equal_the_closed_form_in_float32():
     a, b = latents(2000, 0, 100), latents(2000, 1, 100)
     t = torch.zeros(2000, dtype=torch.float64)
     ours, exact = path_lengths(lambda z, y: linear_of(z), pixels, a, b, t), speeds(a, b) * 16 / 25
     assert ours.mean().item() == pytest.approx(exact.mean().item(), rel=2e-4)
-    # Of that 1e-4 is the step itself: the chord of eps and not the speed at 0.
+    # The finite step contributes 1e-4: the closed form is the speed at 0.
     assert (ours / exact - 1).abs().max() < 5e-3
 
 
@@ -105,7 +105,7 @@ def linear_of(z):
 WIDE = torch.linalg.qr(torch.randn(256, 100, generator=torch.Generator().manual_seed(7)).double()).Q.float()
 
 
-def test_images_rounded_to_levels_would_be_another_metric():
+def test_rounding_images_to_grey_levels_changes_the_metric():
     a, b, t = latents(300, 0), latents(300, 1), torch.rand(300, dtype=torch.float64)
     exact = path_lengths(linear, pixels, a, b, t)
     rounded = path_lengths(linear, lambda x: pixels(x.round()), a, b, t)
@@ -123,14 +123,14 @@ def of_class(z, y):
     return linear(z) * (1 + y.float()).view(-1, 1, 1, 1) / 26
 
 
-def test_both_ends_of_a_step_have_one_class():
+def test_both_ends_of_a_step_have_the_same_class():
     a, b, t, y = latents(25, 0), latents(25, 1), torch.zeros(25, dtype=torch.float64), torch.arange(25)
     expected = speeds(a, b) / 25 * ((1 + y.double()) / 26) ** 2
     assert path_lengths(of_class, pixels, a, b, t, y).numpy()[5:] == pytest.approx(expected.numpy()[5:], rel=2e-2)
 
 
 @pytest.mark.parametrize("trim", [True, False])
-def test_it_equals_torch_fidelity_for_the_same_latents(trim, monkeypatch):
+def test_path_lengths_equal_torch_fidelity_for_the_same_latents(trim, monkeypatch):
     import torch_fidelity
     from torch_fidelity.registry import SAMPLE_SIMILARITY_REGISTRY
     from torch_fidelity.sample_similarity_base import SampleSimilarityBase
@@ -148,18 +148,18 @@ def test_it_equals_torch_fidelity_for_the_same_latents(trim, monkeypatch):
 
     n = 1000
     monkeypatch.setitem(SAMPLE_SIMILARITY_REGISTRY, "test-pixels", Pixels)
-    percentile = np.percentile  # NumPy has renamed an argument that torch-fidelity gives
+    percentile = np.percentile  # NumPy has renamed an argument that torch-fidelity uses
     monkeypatch.setattr(np, "percentile", lambda x, q, interpolation: percentile(x, q, method=interpolation))
     theirs = torch_fidelity.calculate_metrics(
         input1=torch_fidelity.GenerativeModelModuleWrapper(Tanh(), D, "unit", 0), input1_model_num_samples=n,
         ppl=True, ppl_sample_similarity="test-pixels", ppl_z_interp_mode="slerp_any", cuda=False, verbose=False,
         ppl_reduction="none", rng_seed=3, **({} if trim else dict.fromkeys(DISCARD)),
     )
-    rng = np.random.RandomState(3)  # its latents: uniform ones, of length 1
+    rng = np.random.RandomState(3)  # torch-fidelity's latents: uniform, normalised to length 1
     a, b = (torch.from_numpy(rng.rand(n, D)).float() for _ in range(2))
     a, b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
     ours = path_lengths(lambda z, y: Tanh()(z), pixels, a, b, torch.zeros(n, dtype=torch.float64))
-    # Their slerp is in float32, at a step of 1e-4 of the latents: single paths differ by some 1e-3.
+    # torch-fidelity's slerp is in float32 with steps of 1e-4: single paths differ by about 1e-3.
     if trim:
         assert perceptual_path_length(ours)[0] == pytest.approx(theirs["perceptual_path_length_mean"], rel=1e-3)
         assert int(trimmed(ours).sum()) == len(theirs["perceptual_path_length_raw"])
@@ -171,11 +171,11 @@ def test_it_equals_torch_fidelity_for_the_same_latents(trim, monkeypatch):
 DISCARD = ("ppl_discard_percentile_lower", "ppl_discard_percentile_higher")
 
 
-# --- The mean of those that are kept
+# --- The trimmed mean
 
 
 @pytest.mark.parametrize("n", [2, 50, 100, 101, 1000])
-def test_those_outside_the_1st_and_99th_percentile_are_left_out_as_in_the_official_code(n):
+def test_distances_outside_the_1st_to_99th_percentile_are_excluded_as_in_the_official_code(n):
     x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).exp()
     low, high = np.percentile(x, 1, method="lower"), np.percentile(x, 99, method="higher")
     assert torch.equal(trimmed(x), (x >= low) & (x <= high))
@@ -184,7 +184,7 @@ def test_those_outside_the_1st_and_99th_percentile_are_left_out_as_in_the_offici
         assert int(trimmed(x).sum()) == 982
 
 
-def test_one_wild_path_moves_it_by_nothing():
+def test_one_extreme_path_does_not_change_the_value():
     x = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wild = x.clone()
     wild[x.argmax()] = 1e9
@@ -203,7 +203,7 @@ def test_the_interval_of_the_standard_error_covers_the_truth(draw):
 # --- The protocols
 
 
-def test_full_and_end_of_a_linear_generator_have_their_closed_forms(few):
+def test_both_protocols_equal_the_closed_forms_of_a_linear_generator(few):
     for end in (False, True):
         g = torch.Generator().manual_seed(3)
         a, b = torch.randn(400, D, generator=g), torch.randn(400, D, generator=g)
@@ -218,12 +218,12 @@ def test_full_and_end_of_a_linear_generator_have_their_closed_forms(few):
     assert [p.stem for p in path_length.PROTOCOLS] == ["ppl", "ppl_end"]
 
 
-def test_a_generator_that_moves_three_times_as_far_has_nine_times_the_length(few):
+def test_a_generator_with_three_times_the_change_has_nine_times_the_value(few):
     once, thrice = measure(), measure(lambda z, y: 3 * (linear(z) - 0.2))
     assert thrice.value == pytest.approx(9 * once.value, rel=2e-3)
 
 
-def test_a_generator_of_one_image_has_no_length(few):
+def test_a_generator_of_one_image_has_length_zero(few):
     value = measure(lambda z, y: torch.zeros(len(z), 1, EDGE, EDGE))
     assert (value.value, value.uncertainty.value, value.details["rounding"]) == (0, 0, 0)
 
@@ -232,8 +232,8 @@ def coarse(step, z, y=None):
     return (linear(z) / step).round() * step
 
 
-def test_the_share_of_rounding_is_measured_and_warned_of(few):
-    # A difference of two rounded values errs by a variance of step^2 / 6 a pixel.
+def test_the_share_of_rounding_is_measured_and_gives_a_warning(few):
+    # The rounding error of a difference of two rounded values has a variance of step^2 / 6 per pixel.
     exact = measure().value
     for share, warned in ((0.002, False), (0.05, True)):
         step = math.sqrt(share * exact * 6 * path_length.EPSILON**2 / EDGE**2)
@@ -241,17 +241,17 @@ def test_the_share_of_rounding_is_measured_and_warned_of(few):
         assert value.value == pytest.approx(exact * (1 + share), rel=0.01)
         assert value.details["rounding"] == pytest.approx(share, abs=0.01)
         assert bool(value.warnings) == warned
-    assert "of it is rounding" in value.warnings[0]
+    assert "of the value is rounding" in value.warnings[0]
 
 
-def test_an_extractor_that_rounds_or_a_generator_with_noise_has_no_path_length(few):
+def test_an_extractor_that_rounds_and_a_generator_with_noise_are_unavailable(few):
     with pytest.raises(Unavailable, match="of the path length is rounding or noise"):
         measure(embed=lambda x: pixels(x.round()))
     with pytest.raises(Unavailable, match="of the path length is rounding or noise"):
         measure(lambda z, y: linear(z) + 1e-3 * torch.randn(len(z), 1, EDGE, EDGE))
 
 
-def test_classes_are_drawn_uniformly_and_all_are_asked_for(few):
+def test_all_classes_are_drawn_uniformly(few):
     asked = []
     measure(lambda z, y: asked.append(y) or linear(z), num_classes=4)
     counts = torch.cat(asked[:1]).bincount(minlength=4)
@@ -259,12 +259,12 @@ def test_classes_are_drawn_uniformly_and_all_are_asked_for(few):
     assert counts.min() > 0.7 * counts.float().mean()
 
 
-def test_features_that_are_not_finite_make_it_unavailable(few):
+def test_features_that_are_not_finite_are_unavailable(few):
     with pytest.raises(Unavailable, match="not finite"):
         measure(lambda z, y: linear(z) * math.nan)
 
 
-def test_latents_of_one_dimension_have_a_path(few):
+def test_latents_of_one_dimension_have_a_path_length(few):
     value = measure(lambda z, y: z.view(-1, 1, 1, 1).expand(-1, 1, EDGE, EDGE) / EDGE, d=1)
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(400, 1, generator=g), torch.randn(400, 1, generator=g)

@@ -1,4 +1,4 @@
-"""Linear probes, against scikit-learn's minimisers of the same objectives."""
+"""Linear probes against scikit-learn's minimisers of the same objectives."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_logistic_regression_equals_scikit_learn(strength):
     reference = LogisticRegression(C=1 / (strength * len(x)), tol=1e-8, max_iter=5000).fit(x.double(), y)
     scores = x.double() @ found[:, :-1].T + found[:, -1]
     expected = torch.from_numpy(reference.decision_function(x.double().numpy()))
-    # A constant in all biases changes nothing, and neither is bound to fix it.
+    # A constant in all biases does not change the probabilities, and either fit may choose it freely.
     assert torch.allclose(scores - scores.mean(1, keepdim=True), expected - expected.mean(1, keepdim=True), atol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_logistic_regression_equals_scikit_learn(strength):
 def test_the_l2_svm_equals_scikit_learn(strength):
     x, y = blobs(150, 0)
     found = linear_classifier(x, y, 3, strength, "squared hinge", tolerance=1e-8)
-    # liblinear's bias carries a penalty, which a large intercept_scaling makes next to none.
+    # The bias of liblinear has a penalty, which a large intercept_scaling makes negligible.
     reference = LinearSVC(C=1 / (strength * len(x)), intercept_scaling=1e3, dual=False, tol=1e-10,
                           max_iter=100_000).fit(x.double().numpy(), y.numpy())
     assert torch.allclose(found[:, :-1], torch.from_numpy(reference.coef_), atol=1e-4)
@@ -55,7 +55,7 @@ def test_the_l2_svm_equals_scikit_learn(strength):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_where_it_starts_does_not_matter(loss):
+def test_the_start_of_the_fit_does_not_matter(loss):
     x, y = blobs(90, 0)
     start = torch.randn(3, 7, generator=generator(), dtype=torch.float64)
     a = linear_classifier(x, y, 3, 0.01, loss, tolerance=1e-8)
@@ -63,9 +63,9 @@ def test_where_it_starts_does_not_matter(loss):
     assert torch.allclose(a[:, :-1], b[:, :-1], atol=1e-4)
 
 
-def test_standardised_features_have_mean_0_and_variance_1_of_the_training_images():
+def test_standardised_features_have_mean_0_and_variance_1_over_the_training_images():
     x, _ = blobs(200, 0)
-    x[:, 2] = 1e5  # constant, though its sums round
+    x[:, 2] = 1e5  # constant, but its sums are rounded
     a, b = standardise(x * 1e-6, x * 1e-6)
     varies = [0, 1, 3, 4, 5]
     assert torch.allclose(a[:, varies].mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
@@ -74,7 +74,7 @@ def test_standardised_features_have_mean_0_and_variance_1_of_the_training_images
     assert torch.equal(a, b)
 
 
-def test_a_split_holds_every_row_once_and_a_sixth_or_10000_for_validation():
+def test_a_split_contains_every_row_once_and_at_most_10000_for_validation():
     for n, size in ((60, 10), (6, 1), (70_000, 10_000)):
         fit, validation = split(n, generator())
         assert len(validation) == size
@@ -84,7 +84,7 @@ def test_a_split_holds_every_row_once_and_a_sixth_or_10000_for_validation():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_strength_is_the_best_on_the_validation_split_and_the_test_set_has_no_say(loss):
+def test_the_strength_is_the_best_on_the_validation_split_and_not_on_the_test_set(loss):
     # Fifty noise features for 120 images: the weakest penalty overfits.
     (x, y), (t, truth) = blobs(120, 0, d=50, spread=1.5), blobs(500, 1, d=50, spread=1.5)
     answers, strength = probe(x, y, t, loss, generator())
@@ -114,16 +114,16 @@ def test_the_unit_of_the_features_does_not_matter(loss, scale):
     assert torch.equal(a[0], b[0])
 
 
-def test_labels_may_be_any_numbers_and_unknown_ones_are_never_right():
+def test_labels_may_be_any_numbers_and_unknown_labels_are_errors():
     (x, y), (t, truth) = blobs(60, 0), blobs(40, 1)
     plain = measure("linear_probe", side(x, y), side(t, truth)).value
     assert measure("linear_probe", side(x, 100 * y - 7), side(t, 100 * truth - 7)).value == plain
     assert measure("linear_probe", side(x, y), side(t, truth + 50)).value == 0
-    # One class alone is a constant answer.
+    # A single class gives a constant prediction.
     assert measure("svm_probe", side(x, 0 * y), side(t, truth)).value == pytest.approx((truth == 0).double().mean())
 
 
-def test_a_linear_probe_reads_what_is_linear_and_no_more():
+def test_a_linear_probe_learns_only_linear_classes():
     g = generator()
     x = torch.rand(600, 2, generator=g) * 2 - 1
     linear, checkers = (x[:, 0] > x[:, 1]).long(), ((x[:, 0] > 0) ^ (x[:, 1] > 0)).long()
@@ -132,7 +132,7 @@ def test_a_linear_probe_reads_what_is_linear_and_no_more():
         assert measure(stem, side(x[:400], checkers[:400]), side(x[400:], checkers[400:])).value < 0.65
 
 
-def test_few_labels_are_drawn_as_many_of_each_class_and_spread_over_draws():
+def test_more_labels_give_higher_accuracy_and_a_smaller_deviation_over_draws():
     (x, y), (t, truth) = blobs(600, 0, spread=1.5), blobs(300, 1, spread=1.5)
     accuracies, strength = few_labels_probe(x, y, t, truth, 12, 10, generator())
     assert accuracies.shape == (10,)
@@ -143,7 +143,7 @@ def test_few_labels_are_drawn_as_many_of_each_class_and_spread_over_draws():
     assert many.std() < accuracies.std()
 
 
-def test_the_thousand_label_probe_is_the_mean_and_deviation_of_ten_draws():
+def test_the_thousand_label_probe_is_the_mean_and_deviation_over_ten_draws():
     (x, y), (t, truth) = blobs(1500, 0, classes=2), blobs(200, 1, classes=2)
     value = measure("svm_probe_1000", side(x, y), side(t, truth))
     draws = np.array(value.details["accuracies"])
@@ -154,15 +154,16 @@ def test_the_thousand_label_probe_is_the_mean_and_deviation_of_ten_draws():
     assert (value.details["train"], value.warnings, value.n_real) == (1000, (), 200)
 
 
-def test_labels_that_do_not_divide_are_said():
+def test_labels_that_cannot_be_divided_by_the_classes_give_a_warning():
     (x, y), (t, truth) = blobs(1400, 0), blobs(50, 1)
     value = measure("svm_probe_1000", side(x, y), side(t, truth))
-    assert value.warnings == ("999 labels: 1,000 do not divide among 3 classes",)
+    assert value.warnings == ("999 labels: 1,000 cannot be divided by 3 classes",)
 
 
-def test_too_few_images_of_a_class_make_it_unavailable():
+def test_too_few_images_of_a_class_are_unavailable():
     (x, y), (t, truth) = blobs(600, 0), blobs(50, 1)
-    with pytest.raises(Unavailable, match="need at least 333 images of each class beside those for validation, not 1"):
+    reason = "need at least 333 images of each class that are not used for validation, and a class has 1"
+    with pytest.raises(Unavailable, match=reason):
         measure("svm_probe_1000", side(x, y), side(t, truth))
     with pytest.raises(Unavailable, match="needs at least 6"):
         measure("linear_probe", side(x[:5], y[:5]), side(t, truth))

@@ -1,4 +1,4 @@
-"""The Inception Score's formula over all samples at once, with its error by the delta method."""
+"""The formula of the Inception Score over all samples at once, and its standard error by the delta method."""
 
 import importlib
 
@@ -10,7 +10,7 @@ from ganbench.metrics import Inputs, Side, Unavailable
 from ganbench.metrics.inception_score import inception_score
 from ganbench.metrics.realism import realism as score
 
-realism = importlib.import_module("ganbench.metrics.realism")  # the package has a function so named
+realism = importlib.import_module("ganbench.metrics.realism")  # the package has a function of the same name
 
 IMAGES = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
 
@@ -19,7 +19,7 @@ def draw(n, k=6, seed=0, sharpness=2.0):
     return sharpness * torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
 
 
-def test_it_is_the_inception_score_of_one_split_and_the_definition():
+def test_realism_equals_the_inception_score_of_one_split_and_the_definition():
     logits = draw(300)
     value, _ = score(logits)
     assert value == pytest.approx(inception_score(logits, splits=1).item(), rel=1e-12)
@@ -28,18 +28,18 @@ def test_it_is_the_inception_score_of_one_split_and_the_definition():
     assert value == pytest.approx(np.exp((p * np.log(p / p.mean(0))).sum(1).mean()), rel=1e-10)
 
 
-def test_its_range_is_1_to_the_number_of_classes():
+def test_the_range_is_1_to_the_number_of_classes():
     assert score(draw(1).repeat(50, 1))[0] == pytest.approx(1, abs=1e-12)
     sure = 1e4 * torch.nn.functional.one_hot(torch.arange(60) % 6, 6).float()
     assert score(sure) == (pytest.approx(6, rel=1e-12), pytest.approx(0, abs=1e-12))
 
 
-def test_the_standard_error_is_the_standard_deviation_over_fresh_draws():
+def test_the_standard_error_equals_the_standard_deviation_over_new_samples():
     values, errors = np.array([score(draw(400, seed=s)) for s in range(300)]).T
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=0.15)
 
 
-def test_the_protocol_says_over_what_and_needs_two_images():
+def test_the_protocol_names_its_uncertainty_and_needs_two_images():
     [protocol] = realism.PROTOCOLS
     [value] = protocol.compute(Inputs(Side(IMAGES), Side(IMAGES, logits=draw(50)), None, torch.Generator()))
     assert (value.value, value.uncertainty.value) == score(draw(50))

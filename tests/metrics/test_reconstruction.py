@@ -1,4 +1,4 @@
-"""Reconstruction error on pixels in [-1, 1], against scikit-learn and closed forms."""
+"""Reconstruction error on pixels in [-1, 1] against scikit-learn and closed forms."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def measure(stem, reconstruct, images=IMAGES):
 @pytest.mark.parametrize(
     ("stem", "reference"), [("reconstruction_mse", mean_squared_error), ("reconstruction_l1", mean_absolute_error)]
 )
-def test_it_equals_scikit_learn_over_all_pixels(stem, reference):
+def test_the_error_equals_scikit_learn_over_all_pixels(stem, reference):
     noise = 0.3 * torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1))
     value = measure(stem, lambda x: to_float(x) + noise)
     a, b = to_float(IMAGES), to_float(IMAGES) + noise
@@ -32,7 +32,7 @@ def test_it_equals_scikit_learn_over_all_pixels(stem, reference):
     assert (value.n_real, value.n_fake, value.uncertainty.over) == (20, 0, "the held-out images")
 
 
-def test_a_grey_level_is_2_in_255_and_black_for_white_the_most_there_is():
+def test_a_grey_level_is_2_over_255_and_black_for_white_is_the_largest_error():
     def one_more(x):
         return (x.float() + 1) / 127.5 - 1
 
@@ -44,7 +44,7 @@ def test_a_grey_level_is_2_in_255_and_black_for_white_the_most_there_is():
     assert measure("reconstruction_mse", to_float).value == 0
 
 
-def test_images_go_in_batches_and_come_back_in_order():
+def test_images_are_reconstructed_in_batches_and_in_order():
     sizes = []
 
     def reconstruct(x):
@@ -56,8 +56,8 @@ def test_images_go_in_batches_and_come_back_in_order():
     assert sizes == [1000, 1000, 500]
 
 
-def test_what_cannot_be_compared_is_unavailable():
-    with pytest.raises(Unavailable, match=r"images of \(3, 4, 5\) as ones of \(3, 4, 4\)"):
+def test_reconstructions_that_cannot_be_compared_are_unavailable():
+    with pytest.raises(Unavailable, match=r"images of shape \(3, 4, 5\) with shape \(3, 4, 4\)"):
         measure("reconstruction_mse", lambda x: to_float(x)[..., :4])
     with pytest.raises(Unavailable, match="not finite"):
         measure("reconstruction_mse", lambda x: to_float(x) / 0)

@@ -1,4 +1,4 @@
-"""The test error of a model's own classifier, against scikit-learn."""
+"""The test error of a model's own classifier against scikit-learn."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def measure(images, labels, classify):
     return value
 
 
-def test_it_is_the_share_of_wrong_answers_on_the_held_out_images_looked_at_once():
+def test_the_error_is_the_share_of_wrong_predictions_on_held_out_images_used_once():
     g = torch.Generator().manual_seed(0)
     images = torch.randint(256, (300, 1, 4, 4), generator=g, dtype=torch.uint8)
     labels = torch.randint(5, (300,), generator=g)
@@ -37,12 +37,12 @@ def test_it_is_the_share_of_wrong_answers_on_the_held_out_images_looked_at_once(
     assert (value.n_real, value.n_fake) == (300, 0)
 
 
-def test_the_class_of_generated_images_is_never_right():
+def test_a_prediction_of_the_generated_class_is_an_error():
     images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6) % 2
     assert measure(images, labels, lambda x: torch.tensor([[0.0, 0.0, 1.0]]).repeat(len(x), 1)).value == 1
 
 
-def test_what_is_missing_or_broken_is_said():
+def test_missing_or_broken_inputs_are_unavailable():
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4)
     with pytest.raises(Unavailable, match="no labels"):
         measure(images, None, lambda x: torch.zeros(4, 2))
@@ -50,7 +50,7 @@ def test_what_is_missing_or_broken_is_said():
         measure(images, labels, None)
     with pytest.raises(Unavailable, match="not finite"):
         measure(images, labels, lambda x: torch.full((4, 2), torch.inf))
-    with pytest.raises(Unavailable, match="label 3 is beyond the model's 2 classes"):  # it numbers them otherwise
+    with pytest.raises(Unavailable, match="label 3 is not one of the model's 2 classes"):
         measure(images, labels, lambda x: torch.zeros(4, 2))
     with pytest.raises(Unavailable, match="no real images beside the reference"):
         semi_supervised.PROTOCOLS[0].compute(Inputs(Side(images), Side(images), None, torch.Generator()))

@@ -1,4 +1,4 @@
-"""Linear separability, against the definition in NumPy, scikit-learn and generators whose answer is known."""
+"""Linear separability against the definition in NumPy, scikit-learn and generators with known values."""
 
 import math
 from itertools import product
@@ -27,7 +27,7 @@ def draw(n, d, seed):
 
 
 def show(z, y=None):
-    """An image whose pixels are the latent, squeezed into [-1, 1]."""
+    """Return images whose pixels are the latent, scaled into [-1, 1]."""
     return (z / 5).view(-1, 1, 2, 2)
 
 
@@ -60,7 +60,7 @@ def two(score):
 # --- Entropies
 
 
-def test_entropies_are_the_entropy_less_the_mutual_information():
+def test_conditional_entropy_is_the_entropy_minus_the_mutual_information():
     x, y = draw(500, 3, 0) > 0.3, draw(500, 3, 1) > -0.5
     y[:, 1] |= x[:, 1]
     entropies, surprise = conditional_entropies(x, y)
@@ -73,7 +73,7 @@ def test_entropies_are_the_entropy_less_the_mutual_information():
 
 
 @pytest.mark.parametrize("case", list(product([0, 1], repeat=4)))
-def test_entropies_of_four_samples_are_those_of_the_table(case):
+def test_conditional_entropies_of_four_samples_equal_the_definition(case):
     x, y = torch.tensor([0, 0, 1, 1])[:, None], torch.tensor(case)[:, None]
 
     def h(values):
@@ -84,7 +84,7 @@ def test_entropies_of_four_samples_are_those_of_the_table(case):
     assert conditional_entropies(x, y)[0].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_separability_is_two_to_the_entropies_in_bits():
+def test_separability_is_two_to_the_power_of_the_entropies_in_bits():
     x, y = draw(300, 4, 0) > 0, draw(300, 4, 1) > 0
     total = 0.0
     for i in range(4):
@@ -94,7 +94,7 @@ def test_separability_is_two_to_the_entropies_in_bits():
     assert linear_separability(x, y)[0] == pytest.approx(2**total, rel=1e-12)
 
 
-def test_answers_that_are_told_cost_nothing_and_constant_ones_neither():
+def test_predicted_attributes_and_constant_attributes_have_entropy_zero():
     y = draw(100, 3, 0) > 0
     assert linear_separability(y, y)[0] == 1
     assert linear_separability(~y, y)[0] == 1
@@ -103,12 +103,12 @@ def test_answers_that_are_told_cost_nothing_and_constant_ones_neither():
     assert linear_separability(y, y)[1] == pytest.approx(0.01)
 
 
-def test_a_coin_told_by_another_costs_a_factor_of_two():
+def test_each_independent_attribute_gives_a_factor_of_two():
     x, y = draw(40_000, 2, 0) > 0, draw(40_000, 2, 1) > 0
     assert linear_separability(x, y)[0] == pytest.approx(4, rel=1e-3)
 
 
-def test_no_samples_have_no_entropy():
+def test_the_entropy_of_no_samples_is_unavailable():
     with pytest.raises(Unavailable, match="needs at least 1 sample"):
         linear_separability(torch.zeros(0, 2), torch.zeros(0, 2))
 
@@ -116,34 +116,34 @@ def test_no_samples_have_no_entropy():
 # --- Attributes and separators
 
 
-def test_several_classes_are_one_attribute_each_and_two_are_one():
+def test_each_of_several_classes_is_an_attribute_and_two_classes_are_one_attribute():
     answers = torch.tensor([0, 2, 1, 2])
     assert attributes(torch.eye(3)[answers]).int().tolist() == torch.eye(3).int()[answers].tolist()
     assert attributes(torch.eye(2)[answers.clamp(max=1)]).int().tolist() == [[0], [1], [1], [1]]
 
 
-def test_the_most_confident_are_those_of_the_largest_probability():
+def test_the_most_confident_samples_have_the_largest_probability():
     logits = draw(200, 5, 0) * 3
     expected = np.argsort(-logits.softmax(1).amax(1).numpy(), kind="stable")[:100]
     assert sorted(most_confident(logits, 100).tolist()) == sorted(expected.tolist())
-    # Beyond where a probability is 1 in float32.
+    # These probabilities are all 1 in float32.
     assert most_confident(torch.tensor([[0.0, 100.0], [0.0, 300.0], [0.0, 200.0]]), 2).tolist() == [1, 2]
 
 
-def test_separators_are_scikit_learns():
+def test_separators_equal_scikit_learn():
     z = draw(800, 10, 0)
     y = torch.stack([z[:, 0] + 0.5 * draw(800, 1, 1)[:, 0] > 0.3, z[:, 1] * z[:, 2] > 0], 1)
     said = separators(z, y)
     for i in range(2):
         assert (said[:, i].numpy() == LinearSVC().fit(z.numpy(), y[:, i].numpy()).predict(z.numpy())).mean() > 0.998
     assert (said[:, 0] == y[:, 0]).double().mean() > 0.8
-    assert y[:, 0].sum() != said[:, 0].sum()  # the answers given in are left as they are
+    assert y[:, 0].sum() != said[:, 0].sum()  # the input is not changed
 
 
 # --- The protocol
 
 
-def test_a_class_that_is_a_half_space_is_told_entirely():
+def test_a_class_that_is_a_half_space_has_separability_one():
     value = measure(lambda x: two(50 * (x[:, 0] + x[:, 1])))
     assert value.value == pytest.approx(1, abs=0.01)
     assert (value.n_real, value.n_fake, value.warnings) == (0, 2000, ())
@@ -152,19 +152,19 @@ def test_a_class_that_is_a_half_space_is_told_entirely():
     assert value.details["accuracy"] > 0.998
 
 
-def test_a_class_that_no_hyperplane_tells_costs_a_factor_of_two():
+def test_a_class_that_no_hyperplane_predicts_has_separability_two():
     value = measure(lambda x: two(500 * x[:, 0] * x[:, 1]))
     assert value.value == pytest.approx(2, rel=0.03)
     assert value.details["accuracy"] < 0.65
 
 
-def test_only_the_confident_half_counts():
-    # Half of the samples are near the border, where the answer does not depend on z_0 alone.
+def test_only_the_confident_half_is_used():
+    # Half of the samples are near the decision border, where the class does not depend on z_0 alone.
     def classify(x):
         sharp = x[:, 1] > 0
         return two(torch.where(sharp, 100 * x[:, 0], x[:, 2] * x[:, 3]))
 
-    # Of the 1,000 that are kept some 2 in 100 are not of the sharp half.
+    # About 2 % of the 1,000 samples that are kept do not belong to the sharp half.
     assert measure(classify).value < 1.2
     assert linear_separability(*half_of_all(classify))[0] > 1.5
 
@@ -175,7 +175,7 @@ def half_of_all(classify):
     return separators(z, y), y
 
 
-def test_classes_beyond_two_are_one_against_the_rest():
+def test_more_than_two_classes_are_one_against_the_rest():
     value = measure(lambda x: 20 * torch.cat([x, -x], 1))
     assert (value.details["attributes"], value.details["attributes_seen"]) == (8, 8)
     z = draw(2000, 4, 0)
@@ -188,21 +188,21 @@ def test_classes_beyond_two_are_one_against_the_rest():
     assert (value.value, value.uncertainty.value) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_collapsed_generator_is_separable_for_want_of_classes():
+def test_a_collapsed_generator_with_one_class_has_separability_one():
     value = measure(lambda x: two(x[:, 0]), lambda z, y: torch.zeros(len(z), 1, 2, 2))
     assert (value.value, value.details["attributes_seen"]) == (1, 0)
 
 
-def test_a_class_that_the_generator_was_told_is_warned_of():
+def test_a_conditional_generator_gives_a_warning():
     value = measure(lambda x: two(x[:, 0].sign()), lambda z, y: show(z * 0 + y[:, None].float() * 2 - 1), classes=2)
     assert "is given the class" in value.warnings[0]
     assert value.value == pytest.approx(2, rel=0.02)
 
 
-def test_no_classes_and_what_is_not_finite_make_it_unavailable():
+def test_too_few_classes_and_values_that_are_not_finite_are_unavailable():
     with pytest.raises(Unavailable, match="has no classes"):
         measure(lambda x: None)
-    with pytest.raises(Unavailable, match="no two classes"):
+    with pytest.raises(Unavailable, match="fewer than two classes"):
         measure(lambda x: x[:, :1])
     with pytest.raises(Unavailable, match="logits are not finite"):
         measure(lambda x: x * math.nan)
@@ -215,7 +215,7 @@ def test_the_interval_of_the_standard_error_covers_the_truth(right):
     g = torch.Generator().manual_seed(0)
 
     def joint(n):
-        """Three classes, one against the rest, and separators that are right in a share of the samples."""
+        """Return attributes of three classes, and separators that are right for a share of the samples."""
         y = torch.randint(3, (n,), generator=g)
         x = torch.where(torch.rand(n, generator=g) < right, y, torch.randint(3, (n,), generator=g))
         return (torch.nn.functional.one_hot(a, 3).bool() for a in (x, y))

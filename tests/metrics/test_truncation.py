@@ -1,4 +1,4 @@
-"""The truncation curve, against the truncated normal distribution and closed forms of a linear generator."""
+"""The truncation curve against the truncated normal distribution and closed forms of a linear generator."""
 
 import importlib
 import math
@@ -11,7 +11,7 @@ from scipy.stats import kstest, truncnorm
 from ganbench.metrics import Inputs, Model, Side, Unavailable, frechet, truncation
 from ganbench.metrics.truncation import THRESHOLDS, truncated_latents, usable_thresholds
 
-inception_score = importlib.import_module("ganbench.metrics.inception_score")  # the package has a function so named
+inception_score = importlib.import_module("ganbench.metrics.inception_score")  # not the function
 
 NOTHING = Side(torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
 D = 16
@@ -49,7 +49,7 @@ def measure(stem, given=None):
 
 
 @pytest.mark.parametrize("threshold", [2.0, 0.5, 0.1])
-def test_truncated_latents_are_truncated_normal(threshold):
+def test_truncated_latents_have_the_truncated_normal_distribution(threshold):
     z = truncated_latents(normal, 500, threshold, torch.Generator().manual_seed(0))
     assert z.shape == (500, D)
     assert z.abs().max() <= threshold
@@ -58,13 +58,13 @@ def test_truncated_latents_are_truncated_normal(threshold):
     assert np.abs(np.corrcoef(z.T.numpy()) - np.eye(D)).max() < 5 / math.sqrt(500)
 
 
-def test_elements_that_are_within_stay_what_they_were():
+def test_elements_within_the_threshold_do_not_change():
     z = normal(500, torch.Generator().manual_seed(0))
     truncated = truncated_latents(normal, 500, 1.0, torch.Generator().manual_seed(0))
     assert torch.equal(truncated[z.abs() <= 1], z[z.abs() <= 1])
 
 
-def test_thresholds_that_no_draw_exceeds_or_keeps_to_are_left_out():
+def test_thresholds_that_all_draws_or_no_draws_are_within_are_excluded():
     g = torch.Generator().manual_seed(0)
     assert usable_thresholds(normal(5000, g), THRESHOLDS) == list(THRESHOLDS)
     assert usable_thresholds(uniform(5000, g), THRESHOLDS) == [0.75, 0.5, 0.25, 0.1]
@@ -72,7 +72,7 @@ def test_thresholds_that_no_draw_exceeds_or_keeps_to_are_left_out():
     assert usable_thresholds(uniform(5000, g) / 20, THRESHOLDS) == []
 
 
-def test_a_latent_with_a_discrete_code_is_not_truncated():
+def test_a_latent_with_a_discrete_code_is_unavailable():
     def with_code(n, g):
         code = torch.nn.functional.one_hot(torch.randint(3, (n,), generator=g), 3)
         return torch.cat([normal(n, g)[:, 3:], code], 1)
@@ -81,7 +81,7 @@ def test_a_latent_with_a_discrete_code_is_not_truncated():
         measure("truncation_score", inputs(prior=with_code))
 
 
-def test_a_point_without_a_suffix_and_one_for_each_threshold():
+def test_the_curve_has_an_untruncated_point_and_one_for_each_threshold():
     values = measure("truncation_fd")
     names = ["", "@2.0", "@1.5", "@1.0", "@0.75", "@0.5", "@0.25", "@0.1"]
     assert [v.suffix for v in values] == names
@@ -90,15 +90,15 @@ def test_a_point_without_a_suffix_and_one_for_each_threshold():
     assert {(v.n_real, v.n_fake) for v in values} == {(4000, 5000)}
 
 
-def test_the_distance_is_the_closed_form_of_the_truncated_normal():
-    # Features are z but for the rounding to levels (0.1 of them, and a variance of 2 %): d (1 - std)^2 to N(0, I).
+def test_the_distance_equals_the_closed_form_of_the_truncated_normal():
+    # Features equal z except for the rounding to grey levels. The distance to N(0, I) is d (1 - std)^2.
     for value in measure("truncation_fd", inputs(real=torch.randn(20_000, D)))[1:]:
         t = value.details["threshold"]
         std = math.sqrt(truncnorm(-t, t).var() + (4 / 127.5) ** 2 / 12)
         assert value.value == pytest.approx(D * (1 - std) ** 2, rel=0.05, abs=0.05)
 
 
-def test_the_points_are_the_two_metrics_of_the_samples():
+def test_the_points_equal_the_two_metrics_of_their_samples():
     given = inputs()
     distances, scores = (measure(stem, given) for stem in ("truncation_fd", "truncation_score"))
     points = given.shared["truncated samples"]
@@ -112,7 +112,7 @@ def test_the_points_are_the_two_metrics_of_the_samples():
         assert s.uncertainty.value >= 0
 
 
-def test_the_two_protocols_make_the_samples_once():
+def test_the_two_protocols_generate_the_samples_once():
     calls = []
     given = inputs(lambda z, y: calls.append(len(z)) or linear(z))
     for stem in ("truncation_fd", "truncation_score"):
@@ -120,45 +120,45 @@ def test_the_two_protocols_make_the_samples_once():
     assert sum(calls) == 8 * 5000
 
 
-def test_less_truncation_is_nearer_to_a_normal_reference():
+def test_less_truncation_gives_a_smaller_distance_to_a_normal_reference():
     values = [v.value for v in measure("truncation_fd")]
     assert values[1:] == sorted(values[1:])
 
 
-def test_classes_are_drawn_uniformly_where_there_are_any():
+def test_classes_of_a_conditional_generator_are_drawn_uniformly():
     asked = []
     measure("truncation_score", inputs(lambda z, y: asked.append(y) or linear(z), classes=3))
     counts = torch.cat(asked).bincount(minlength=3) / 40_000
     assert counts.tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
 
 
-def test_without_classes_there_is_a_distance_and_no_score():
+def test_an_extractor_without_classes_gives_a_distance_and_no_score():
     given = inputs(embed=lambda x: (pixels(x)[0], None))
     assert len(measure("truncation_fd", given)) == 8
     with pytest.raises(Unavailable, match="no classes"):
         measure("truncation_score", given)
 
 
-def test_what_is_not_finite_makes_it_unavailable():
+def test_values_that_are_not_finite_are_unavailable():
     with pytest.raises(Unavailable, match="generated images are not finite"):
         measure("truncation_fd", inputs(lambda z, y: linear(z) * math.nan))
     with pytest.raises(Unavailable, match="not finite"):
         measure("truncation_fd", inputs(embed=lambda x: (pixels(x)[0] * math.inf, None)))
 
 
-def test_a_collapsed_generator_has_a_curve():
+def test_a_collapsed_generator_has_a_constant_curve():
     given = inputs(lambda z, y: torch.zeros(len(z), 1, 4, 4))
     assert [v.value for v in measure("truncation_score", given)] == pytest.approx([1] * 8)
     assert np.ptp([v.value for v in measure("truncation_fd", given)]) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_intervals_of_the_distances_cover_what_fresh_draws_have_on_average(monkeypatch):
+def test_the_intervals_of_the_distances_cover_the_mean_over_new_samples(monkeypatch):
     monkeypatch.setattr(truncation, "SAMPLES", 300)
     monkeypatch.setattr(truncation, "THRESHOLDS", (1.0,))
     runs = []
     for seed in range(200):
         real = torch.randn(400, D, generator=torch.Generator().manual_seed(1000 + seed))
-        # Untruncated the two distributions are equal: to first order nothing is left to vary.
+        # The untruncated point is left out: both distributions are equal, and the first-order error does not hold.
         _, value = measure("truncation_fd", inputs(real=real, seed=seed))
         runs.append((value.value, value.uncertainty.value))
     values, errors = np.array(runs).T
