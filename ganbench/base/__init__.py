@@ -1,1 +1,11 @@
-"""Ground floor: errors, files, discovery, progress, devices and processes. Imports no other room."""
+"""Helpers that every other folder may use. They import no other folder of ganbench.
+
+data_spec.py    specs that name data: `mnist:train[:50000]`, `folder:PATH`
+device.py       choose a device, describe it, measure its memory
+distributed.py  several processes under torchrun: ranks, gradients, batch norm, gathered rows
+errors.py       UserError, and suggestions for misspelt names
+files.py        atomic writing, JSON, SHA-256
+precision.py    full float32 precision for measurements
+progress.py     progress bars and messages on stderr
+registry.py     models, data sets, extractors, metrics and recipes, found by entry point
+"""

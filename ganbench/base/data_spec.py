@@ -1,6 +1,8 @@
-"""What a user writes to name data: `NAME`, `NAME:split`, `folder:PATH`, `folder:PATH:split`, and a part of one.
+"""Data specs: the text with which a user names data.
 
-A part is rows, `mnist:train[:50000]`, or classes by their numbers, `folder:imagenet:train[classes 70-79]`.
+A spec is `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`. A part in brackets may follow: a row range, as in
+`mnist:train[:50000]`, or a class subset, as in `folder:imagenet:train[classes 70-79]`. This module takes specs apart;
+`ganbench.data.datasets.load` opens the data.
 """
 
 import re
@@ -8,19 +10,31 @@ from pathlib import Path
 
 from ganbench.base.errors import UserError
 
-NUMBER = r"(?:\d|\{seed\})+"  # in a recipe a run's seed is still to be put in
+NUMBER = r"(?:\d|\{seed\})+"  # a recipe may hold {seed}, which each run replaces by its seed
 PART = re.compile(
     rf"(?P<whole>.*)(?P<part>\[(?:(?P<a>\d*):(?P<b>\d*)|classes (?P<first>{NUMBER})-(?P<last>{NUMBER}))\])"
 )
 
 
 def name_in(spec: str) -> str:
-    """The data set's name: what stands before a split or a part."""
+    """Return the name of the data set, without split and part.
+
+    >>> name_in("mnist:train[:50000]")
+    'mnist'
+    """
     return re.split(r"[:\[]", spec, maxsplit=1)[0]
 
 
 def apart(spec: str) -> tuple[str, str]:
-    """What is named, and the part `[...]` of it, or ''. A folder that exists is one, whatever its name ends with."""
+    """Return the spec without its part, and the part with its brackets, or "" if there is none.
+
+    If a whole spec `folder:PATH` names an existing folder, brackets at its end belong to the path.
+
+    >>> apart("mnist:train[:50000]")
+    ('mnist:train', '[:50000]')
+    >>> apart("mnist")
+    ('mnist', '')
+    """
     match = PART.fullmatch(spec)
     if match is None or (name_in(spec) == "folder" and Path(spec.removeprefix("folder:")).exists()):
         return spec, ""
@@ -28,7 +42,13 @@ def apart(spec: str) -> tuple[str, str]:
 
 
 def rows_in(spec: str, n: int) -> tuple[int, int] | None:
-    """(a, b) of the part `[a:b]` of n rows; None where the part is none of rows."""
+    """Return (a, b) if the spec has a row range `[a:b]`, otherwise None. n, the number of rows, stands for a missing b.
+
+    The range is not checked against n.
+
+    >>> rows_in("mnist:train[50000:]", 60000)
+    (50000, 60000)
+    """
     match = PART.fullmatch(apart(spec)[1])
     if match is None or match["a"] is None:
         return None
@@ -36,23 +56,36 @@ def rows_in(spec: str, n: int) -> tuple[int, int] | None:
 
 
 def classes_in(spec: str) -> range | None:
-    """The classes of the part `[classes a-b]`, by their numbers in the whole set; None where the part is none such.
+    """Return the labels a to b if the spec has a class subset `[classes a-b]`, otherwise None.
 
-    Raises UserError where a seed is still to be put in.
+    The labels are those of the whole data set. Raises UserError if the subset still holds `{seed}`.
+
+    >>> classes_in("cifar10[classes 2-4]")
+    range(2, 5)
     """
     match = PART.fullmatch(apart(spec)[1])
     if match is None or match["first"] is None:
         return None
     if "{seed}" in match["part"]:
-        raise UserError(f"'{spec}': {{seed}} is for recipes, write the classes.")
+        raise UserError(f"'{spec}': {{seed}} is for recipes only: write numbers of classes.")
     return range(int(match["first"]), int(match["last"]) + 1)
 
 
 def of_classes(part: str) -> str:
-    """The part `[...]` where it is one of classes, which every split has; '' for rows, which are of one split."""
+    """Return the part if it is a class subset, otherwise "".
+
+    Use it to name the same part of another split: every split has the classes, but a row range belongs to one split.
+
+    >>> of_classes("[classes 70-79]"), of_classes("[:50000]")
+    ('[classes 70-79]', '')
+    """
     return part if part.startswith("[classes ") else ""
 
 
 def class_part(classes: range) -> str:
-    """The part of these classes: `[classes 70-79]`."""
+    """Return the part of a spec that selects these labels.
+
+    >>> class_part(range(70, 80))
+    '[classes 70-79]'
+    """
     return f"[classes {classes.start}-{classes.stop - 1}]"

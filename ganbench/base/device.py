@@ -1,4 +1,4 @@
-"""The device that computes, its name for a result, and the memory that was used."""
+"""The device that computes: choose it, describe it in a result, measure the memory that it used."""
 
 import os
 import sys
@@ -9,9 +9,12 @@ from ganbench.base.errors import UserError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; for None the accelerator if there is one, else the CPU. UserError if it is not there."""
+    """Return the device with this name. For None, return the GPU if there is one, otherwise the CPU.
+
+    Raises UserError if the device cannot be used here.
+    """
     if name is None:
-        # Under torchrun each process has an accelerator of its own.
+        # Under torchrun, each process takes the GPU with its local rank.
         return (
             torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             if torch.cuda.is_available()
@@ -19,8 +22,8 @@ def choose_device(name: str | None) -> torch.device:
         )
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).item()  # 'meta' has no values
-    except Exception as error:  # every backend has its own way to be missing
+        torch.empty(1, device=device).item()  # fails on 'meta', whose tensors have no values
+    except Exception as error:  # backends that are missing raise errors of many types
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
             f"--device '{name}' cannot be used here ({reason}). `ganbench doctor` lists the devices."
@@ -29,7 +32,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """'cpu (2 threads)' or the accelerator's own name."""
+    """Return the device's name for a result: "cpu (2 threads)", or the GPU's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -37,12 +40,15 @@ def describe_device(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory so far in bytes: the process's on the CPU, the allocator's on an accelerator; 0 if unknown."""
+    """Return the peak memory of this process so far, in bytes, or 0 if unknown.
+
+    On a CUDA device it is the peak of torch's allocator, otherwise the peak resident memory of the process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
-    except ImportError:  # Windows keeps no such count
+    except ImportError:  # Windows has no such module
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
     return peak if sys.platform == "darwin" else peak * 1024

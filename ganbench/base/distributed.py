@@ -1,6 +1,7 @@
-"""Several processes under torchrun: who does what, and how their rows, gradients and moments come together.
+"""Several processes under torchrun: ranks, decisions, gradients, batch norm, and rows gathered from all processes.
 
-Without torchrun there is one process, rank 0 of 1, and none of this does anything.
+Call `start` first and `stop` last. Without torchrun there is one process, with rank 0 and world size 1, and nothing is
+exchanged. Functions that exchange values must be called by all processes in the same order.
 """
 
 import os
@@ -15,36 +16,39 @@ from torch.optim import Optimizer
 
 
 def start() -> None:
-    """Join the other processes if torchrun started several. Rows are gathered on the CPU, gradients where they are."""
+    """Join the process group if torchrun started several processes.
+
+    Gloo serves tensors on the CPU, such as gathered rows. NCCL serves tensors on GPUs, such as gradients.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         cuda = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
 
 
 def stop() -> None:
-    """Leave the others, if there are any."""
-    if _together():
+    """Wait for the other processes, then leave the process group."""
+    if _is_distributed():
         dist.barrier()
         dist.destroy_process_group()
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number; 0 does the arithmetic and speaks."""
-    return dist.get_rank() if _together() else 0
+    """Return the number of this process, from 0. Rank 0 computes metrics, writes files and prints messages."""
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if _together() else 1
+    """Return the number of processes."""
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def decide(choice: bool) -> bool:
-    """What rank 0 has chosen, in every process."""
-    if not _together():
+    """Return rank 0's `choice` in every process. The call is also a barrier: no process passes before rank 0 calls."""
+    if not _is_distributed():
         return choice
     flag = torch.tensor([int(choice)])
     dist.broadcast(flag, src=0)
@@ -52,8 +56,11 @@ def decide(choice: bool) -> bool:
 
 
 def first(text: str | None) -> str | None:
-    """The text of the first process that has one, in every process: what went wrong in one is known to all."""
-    if not _together():
+    """Return, in every process, the first text that is not None, in the order of the ranks; None if there is none.
+
+    Use it for errors: if one process fails, all of them know the reason.
+    """
+    if not _is_distributed():
         return text
     texts: list[str | None] = [None] * world_size()
     dist.all_gather_object(texts, text)
@@ -61,8 +68,8 @@ def first(text: str | None) -> str | None:
 
 
 def from_first(value: Any) -> Any:
-    """Rank 0's value, in every process."""
-    if not _together():
+    """Return rank 0's `value`, any picklable object, in every process."""
+    if not _is_distributed():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -70,8 +77,8 @@ def from_first(value: Any) -> Any:
 
 
 def anybody(choice: int) -> int:
-    """The largest choice of all processes, in each of them."""
-    if not _together():
+    """Return the largest `choice` of all processes in every process. Use it for a signal that any process may get."""
+    if not _is_distributed():
         return choice
     flag = torch.tensor([choice])
     dist.all_reduce(flag, dist.ReduceOp.MAX)
@@ -79,8 +86,8 @@ def anybody(choice: int) -> int:
 
 
 def mean(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean over all processes of numbers that each of them has."""
-    if not _together():
+    """Return the mean of each value over all processes. The keys and their order must be the same in all of them."""
+    if not _is_distributed():
         return dict(values)
     total = torch.tensor(list(values.values()), dtype=torch.float64)
     dist.all_reduce(total)
@@ -91,11 +98,12 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def average_gradients(optimizer: Optimizer) -> None:
-    """Before each step of `optimizer`, its gradients become their means over all processes, in one exchange.
+    """Make each step of `optimizer` use gradients averaged over all processes.
 
-    A loss that is a mean over the batch then has the gradient that one process would have with the whole batch.
+    If the loss is a mean over the batch, the average is the gradient of one process with the whole global batch. All
+    gradients of a step are exchanged at once.
     """
-    if not _together():
+    if not _is_distributed():
         return
 
     def average(opt: Optimizer, *_: object) -> None:
@@ -110,10 +118,11 @@ def average_gradients(optimizer: Optimizer) -> None:
 
 
 def own_part(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A `sample_latent` for training: each process gets its rows of what one process would have drawn.
+    """Return a version of `sample_latent` for training, in which each process gets its own rows of a global draw.
 
-    The draws come from a generator that goes on from the present random state, alike in all processes. Where a
-    generator is given, nothing changes.
+    One process alone would make the same global draw. The draws come from a new generator on the CPU, which starts
+    with the current random state, so this state must be the same in all processes. The returned function has that
+    generator as its attribute `shared`. A call that gives a generator is passed on unchanged.
     """
     shared = torch.Generator()
     shared.set_state(torch.get_rng_state())
@@ -128,8 +137,8 @@ def own_part(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def share_moments(module: nn.Module) -> None:
-    """Let every batch norm in `module` use the moments of the global batch while it trains."""
-    if not _together():
+    """Make every batch norm in `module` use the moments of the global batch in training mode."""
+    if not _is_distributed():
         return
     for m in module.modules():
         if isinstance(m, _BatchNorm) and not isinstance(m, _GlobalMoments):
@@ -137,7 +146,7 @@ def share_moments(module: nn.Module) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """Sum over all processes. The gradient is summed over all processes too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -153,7 +162,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _GlobalMoments(_BatchNorm):
-    """Batch norm over the parts of a batch that all processes hold, equal in size."""
+    """Batch norm over the global batch, of which every process holds an equal part."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.running_mean is None):
@@ -182,11 +191,12 @@ class _GlobalMoments(_BatchNorm):
 
 
 def all_gather(rows: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks, in each of them. The counts may differ.
+    """Return the rows of all processes, N x ..., in the order of the ranks, in every process.
 
-    A process without rows may have them of any shape.
+    rows: a tensor on the CPU, n x ..., with the same dtype in all processes. n may differ between processes. Where n is
+    0, the other dimensions are ignored.
     """
-    if not _together():
+    if not _is_distributed():
         return rows
     shapes: list[tuple[int, ...]] = [()] * world_size()
     dist.all_gather_object(shapes, tuple(rows.shape))
@@ -200,8 +210,11 @@ def all_gather(rows: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks, in rank 0; elsewhere what came in. The counts may differ."""
-    if not _together():
+    """Return the rows of all processes, N x ..., in the order of the ranks, in rank 0. Elsewhere return `rows`.
+
+    rows: a tensor on the CPU, n x ..., with the same dtype in all processes. n may differ between processes.
+    """
+    if not _is_distributed():
         return rows
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)]))

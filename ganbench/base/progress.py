@@ -1,4 +1,8 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress and messages on stderr, so that stdout holds only the answer.
+
+A `Reporter` prints messages and starts tasks. A task shows a progress bar on a terminal, and otherwise prints a line
+every ten seconds, with the rate and the time left.
+"""
 
 import sys
 import time
@@ -10,32 +14,37 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Task:
-    """One piece of long work. `advance(n)` counts on; `at(count, text)` sets the count and a text about the state."""
+    """Progress of one piece of long work.
+
+    what: what is done, for the display. total: number of items. quiet: show nothing.
+    """
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.count, self.text = what, total, 0, ""
         self.quiet, self.began = quiet, time.monotonic()
         self.bar: Any = None
-        self.first, self.spoke = 0, self.began
+        self.count_before, self.last_line = 0, self.began
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr)
 
     def advance(self, n: int) -> None:
+        """Add n items to the count."""
         self.at(self.count + n)
 
     def at(self, count: int, text: str = "") -> None:
+        """Set the number of items done, and a text about the state. An empty text keeps the last one."""
         if self.count == 0 and count > 1:
-            self.first = count - 1  # resumed: the rate is of what this process did
+            self.count_before = count - 1  # a resumed run: the rate counts only the work of this process
         self.count, self.text = count, text or self.text
         if self.bar is not None:
             self.bar.update(count - self.bar.n)
             if text:
                 self.bar.set_postfix_str(self.text, refresh=False)
-        elif not self.quiet and time.monotonic() - self.spoke > LINE_EVERY_SECONDS:
-            self.spoke = time.monotonic()
-            rate = (count - self.first) / (self.spoke - self.began)
+        elif not self.quiet and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
+            self.last_line = time.monotonic()
+            rate = (count - self.count_before) / (self.last_line - self.began)
             left = (self.total - count) / rate if rate > 0 else 0
             print(
                 f"{self.what}: {count:,}/{self.total:,}  {rate:.1f}/s  {left / 60:.1f} min left  {self.text}",
@@ -45,17 +54,19 @@ class Task:
 
 
 class Reporter:
-    """Says what is going on, unless it is to be quiet. Everything goes to stderr: stdout is for the answer."""
+    """Prints messages and progress to stderr. quiet: print nothing."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
 
     def say(self, text: str) -> None:
+        """Print a message."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, what: str, total: int) -> Iterator[Task]:
+        """Yield a task of `total` items, and close its bar in the end."""
         task = Task(what, total, self.quiet)
         try:
             yield task
@@ -64,7 +75,7 @@ class Reporter:
                 task.bar.close()
 
     def progress(self, what: str, total: int) -> Callable[[int], None]:
-        """For the evaluation: starts a task and returns its `advance`; the bar closes when the count is full."""
+        """Start a task of `total` items and return its `advance`. The bar closes when all items are done."""
         task = Task(what, total, self.quiet)
 
         def advance(n: int) -> None:

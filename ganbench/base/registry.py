@@ -1,7 +1,7 @@
-"""Discovery: models, data sets, extractors, metrics and recipes by entry point.
+"""Models, data sets, extractors, metrics and recipes by name, found by entry point.
 
-A third party adds its own by declaring an entry point in the group `ganbench.<kind>`; the bundled ones arrive by
-the same door. Listing imports none of them: a summary is the first line of the docstring, read from the source.
+Another package adds its own with an entry point in the group `ganbench.<kind>`; those of ganbench are found in the same
+way. `names` and `summary` list them without importing them, because imports such as torch are slow. `load` imports one.
 """
 
 import ast
@@ -18,7 +18,10 @@ KINDS = ("models", "datasets", "extractors", "metrics", "recipes")
 
 @functools.cache
 def entries(kind: str) -> dict[str, EntryPoint]:
-    """Entry points of a kind, by name. Two packages that claim one name are an error, not a race."""
+    """Return the entry points of a kind, by name, in sorted order.
+
+    kind: one of KINDS. Raises UserError if two packages provide the same name.
+    """
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=f"ganbench.{kind}"):
         known = found.setdefault(entry.name, entry)
@@ -30,30 +33,35 @@ def entries(kind: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of everything of a kind that is installed."""
+    """Return the sorted names of everything of a kind that is installed."""
     return list(entries(kind))
 
 
 def require(kind: str, name: str) -> None:
-    """Raise UserError, with the names that there are, for one that is not there. Imports nothing."""
+    """Raise UserError if nothing of this kind has the name. The message suggests or lists known names."""
     if name not in entries(kind):
         raise UserError(f"unknown {kind[:-1]} '{name}'.{did_you_mean(name, names(kind))}")
 
 
 def load(kind: str, name: str) -> Any:
-    """The object behind a name.
+    """Import and return the object with this name: a class, a function, or a list of protocols.
 
-    Raises UserError for an unknown name, and for one whose package fails to import.
+    Raises UserError for an unknown name, and for an object that needs a package which is not installed.
     """
     require(kind, name)
     try:
         return entries(kind)[name].load()
     except ImportError as error:
-        raise UserError(f"the {kind[:-1]} '{name}' needs a package that is not installed: {error}.") from error
+        raise UserError(
+            f"the {kind[:-1]} '{name}' needs a package that is not installed ({error}): install that package."
+        ) from error
 
 
 def summary(kind: str, name: str) -> str:
-    """First line of the docstring of the object (or else of its module), without importing it."""
+    """Return the first line of the object's docstring, or of its module's if it has none, without importing it.
+
+    The line is read from the source. The result is "" if there is no source or no docstring.
+    """
     module, _, attribute = entries(kind)[name].value.partition(":")
     source = _source(module)
     if source is None:
@@ -65,7 +73,7 @@ def summary(kind: str, name: str) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module, found without importing its package (which may be as heavy as torch)."""
+    """Return the source file of a module, found without importing its package, which may be slow to import."""
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

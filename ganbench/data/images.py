@@ -1,7 +1,8 @@
-"""Images: `uint8`, N x C x H x W, RGB or one channel. The only conversions to and from float, files and grids.
+"""The image format, uint8 N x C x H x W with C = 1 or 3, and all conversions to and from float, files and grids.
 
-Models work on float images in [-1, 1]. A value v in 0..255 stands for the interval [v, v+1) / 127.5 - 128/127.5, so
-that `to_uint8(to_float(v)) == v` and rounding has no bias (as in the StyleGAN and StudioGAN code bases).
+Models work on float images in [-1, 1]. The level v in 0..255 stands for the floats in [(v - 128) / 127.5,
+(v - 127) / 127.5). Rounding then has no bias, and `to_uint8(to_float(v)) == v`. The code of StyleGAN and StudioGAN
+converts in the same way.
 """
 
 from pathlib import Path
@@ -18,45 +19,56 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 to float32 in [-1, 1]: v / 127.5 - 1, any shape."""
+    """Convert uint8 images of any shape to float32 in [-1, 1]: v / 127.5 - 1.
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
     return images.to(torch.float32) / 127.5 - 1.0
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Float in [-1, 1] to uint8: floor(127.5 x + 128), clamped to 0..255, any shape. Not-a-number raises ValueError."""
+    """Convert float images of any shape in [-1, 1] to uint8: floor(127.5 x + 128), clamped to 0..255.
+
+    Raises ValueError for NaN.
+
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    tensor([  0, 128, 255, 255], dtype=torch.uint8)
+    """
     if torch.isnan(x).any():
         raise ValueError("the images contain NaN: the generator has diverged")
     return (x.to(torch.float32) * 127.5 + 128.0).clamp_(0, 255).to(torch.uint8)
 
 
 def check(images: Tensor) -> Tensor:
-    """Return `images` unchanged if they honour the contract (uint8, N x 1|3 x H x W); else raise TypeError."""
+    """Return `images` unchanged. Raises TypeError unless they are uint8 of shape N x 1|3 x H x W."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise TypeError(f"images must be uint8 of shape N x 1|3 x H x W, not {images.dtype} {tuple(images.shape)}")
     return images
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """N x 1 x H x W or N x 3 x H x W to N x 3 x H x W, by repeating the one channel (no copy)."""
+    """Return images of three channels, N x 3 x H x W, from N x 1|3 x H x W. One channel is repeated, without a copy."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 def decode(source: Path | object, name: str) -> Tensor:
-    """One image file (a path or a binary file object) as uint8 C x H x W.
+    """Decode one image file into a contiguous uint8 tensor C x H x W, with C = 1 for grey images and 3 for colour.
 
-    Raises UserError that names the file where it is broken, has an alpha channel, or more than 8 bits a channel:
-    whichever way such a file were flattened or scaled would change the metric silently.
+    source: a path or a binary file object. name: the file's name, for error messages.
+    Raises UserError if the file is damaged, has an alpha channel, or has more than 8 bits per channel. Such a file can
+    be flattened or scaled in several ways, and the choice would change a metric without notice.
     """
     try:
         with Image.open(source) as file:  # type: ignore[arg-type]
-            if ";16" in str(file.tile):  # Pillow would cut 16-bit colour to 8 bits without a word
-                raise UserError(f"{name} has more than 8 bits a channel ({file.mode}): convert it to 8 bits first.")
+            if ";16" in str(file.tile):  # Pillow would cut 16-bit colour to 8 bits without a warning
+                raise UserError(f"{name} has more than 8 bits per channel ({file.mode}): convert it to 8 bits first.")
             file.load()
             image: Image.Image = file
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 raise UserError(f"{name} has an alpha channel ({image.mode}): flatten it onto a background first.")
             if image.mode.startswith(("I", "F")):
-                raise UserError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits first.")
+                raise UserError(f"{name} has more than 8 bits per channel ({image.mode}): convert it to 8 bits first.")
             if image.mode not in ("L", "RGB"):
                 image = image.convert("L" if image.mode == "1" else "RGB")
             array = np.array(image)
@@ -68,7 +80,11 @@ def decode(source: Path | object, name: str) -> Tensor:
 
 
 def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
-    """N x C x H x W to one uint8 C x H' x W' picture, row by row, on a white ground. A last row may be short."""
+    """Return one picture of all images, uint8 C x H' x W', on a white background.
+
+    images: uint8 N x C x H x W, shown row by row. The last row may be incomplete. columns: images in a row. padding:
+    pixels around and between images. Raises TypeError if `images` are not in the image format.
+    """
     check(images)
     n, c, h, w = images.shape
     rows = -(-n // columns)
@@ -81,7 +97,10 @@ def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Write one uint8 C x H x W image as PNG, atomically. Small pictures are enlarged by whole pixels to be seen."""
+    """Write one image, uint8 C x H x W, as PNG, atomically. Raises UserError if the file cannot be written.
+
+    An image whose longer side is at most 160 pixels is enlarged by a whole factor to a longer side of up to 320 pixels.
+    """
     array = image.permute(1, 2, 0).squeeze(-1).numpy()
     picture = Image.fromarray(array)
     factor = max(1, 320 // max(picture.size))

@@ -1,9 +1,9 @@
-"""Images of other sizes brought to one, in the way that the user names: never by themselves, and always recorded.
+"""Resize images of several sizes to one, only on request (`--resize`) and by a method that is recorded in the result.
 
-`SIDE:METHOD` stretches an image to SIDE x SIDE pixels; `SIDE:crop-METHOD` first cuts the square in its centre. The
-methods are Pillow's filters on the 8-bit image: the filter widens with the reduction (antialiased), and each of its
-two passes, along rows and then along columns, is rounded to 8 bits. That is what most scripts that prepare data sets
-do. Code that filters in floating point and keeps it (clean-fid's resize to 299) differs by fractions of a level.
+`SIDE:METHOD` stretches an image to SIDE x SIDE pixels. `SIDE:crop-METHOD` first cuts the square in its centre. The
+methods are Pillow's antialiased filters on the 8-bit image, which round to 8 bits after the horizontal and after the
+vertical pass. Most scripts that prepare data sets do the same. Code that filters in floating point, such as clean-fid's
+resize to 299, differs by fractions of a level.
 """
 
 import re
@@ -27,17 +27,22 @@ MAX_SIDE = 16_384
 
 @dataclass(frozen=True)
 class Resize:
-    """side: of the square that comes out. method: of METHODS. crop: cut the square in the centre first."""
+    """One way to resize an image; call it with the image.
+
+    side: side of the resulting square, in pixels. method: a key of METHODS. crop: cut the square in the centre first,
+    instead of stretching.
+    """
 
     side: int
     method: str
     crop: bool = False
 
     def __str__(self) -> str:
+        """Return the text that `parse` reads."""
         return f"{self.side}:{'crop-' if self.crop else ''}{self.method}"
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 C x H x W to C x side x side; an image of that size stays as it is, to the pixel."""
+        """Resize an image, uint8 C x H x W, to uint8 C x side x side. An image of this size is returned unchanged."""
         c, h, w = image.shape
         if self.crop and h != w:
             short = min(h, w)
@@ -51,11 +56,15 @@ class Resize:
 
 
 def parse(text: str) -> Resize:
-    """The Resize that `64:pil-bicubic` or `64:crop-pil-bicubic` says. Raises UserError that names --resize."""
+    """Read `SIDE:METHOD` or `SIDE:crop-METHOD`. Raises UserError that names --resize.
+
+    >>> parse("64:crop-pil-bicubic")
+    Resize(side=64, method='pil-bicubic', crop=True)
+    """
     match = re.fullmatch(r"(\d{1,5}):(crop-)?(.+)", text, re.ASCII)
     if not match or match[3] not in METHODS or not 1 <= int(match[1]) <= MAX_SIDE:
         raise UserError(
             f"--resize '{text}': write SIDE:METHOD (stretches) or SIDE:crop-METHOD (cuts the square in the centre "
-            f"first), with a side of 1 to {MAX_SIDE} and one of {', '.join(METHODS)}."
+            f"first), with SIDE from 1 to {MAX_SIDE} and METHOD one of {', '.join(METHODS)}."
         )
     return Resize(int(match[1]), match[3], bool(match[2]))

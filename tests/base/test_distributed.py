@@ -57,8 +57,8 @@ from pathlib import Path
 import torch
 from ganbench import recipes
 from ganbench.base import distributed
-from ganbench.datasets import load
-from ganbench.training import train
+from ganbench.data.datasets import load
+from ganbench.training.loop import train
 
 out, batch_norm = sys.argv[1:]
 torch.set_num_threads(1)

@@ -95,7 +95,7 @@ def test_rows_of_a_split_are_a_split_of_their_own(mnist_files):
 
 @pytest.mark.parametrize("rows", ["[7:]", "[:8]", "[3:3]", "[4:2]"])
 def test_rows_that_are_not_there_are_refused(rows, mnist_files):
-    with pytest.raises(UserError, match=r"mnist:train has rows 0 to 6: \[\d:\d\] asks for others, or for none"):
+    with pytest.raises(UserError, match=r"mnist:train has rows 0 to 6, but \[\d:\d\] asks for other rows, or for none"):
         datasets.load(f"mnist:train{rows}")
 
 
@@ -228,8 +228,8 @@ def test_every_set_with_labels_has_parts_by_classes():
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ("[classes 10-12]", r"has classes 0 to 11: \[classes 10-12\] asks for others"),
-        ("[classes 3-2]", r"has classes 0 to 11: \[classes 3-2\] asks for others, or for none"),
+        ("[classes 10-12]", r"has classes 0 to 11, but \[classes 10-12\] asks for other classes"),
+        ("[classes 3-2]", r"has classes 0 to 11, but \[classes 3-2\] asks for other classes, or for none"),
         (":val[classes 0-4]", r"val has no image of \[classes 0-4\]"),
     ],
 )
@@ -240,7 +240,7 @@ def test_classes_that_are_not_there_are_refused(part, words, twelve):
 
 def test_a_flat_folder_has_no_classes_to_choose(tmp_path):
     save(tmp_path / "flat" / "a.png", 1)
-    with pytest.raises(UserError, match=r"flat has no labels to choose \[classes 0-1\] by"):
+    with pytest.raises(UserError, match=r"flat has no labels, so \[classes 0-1\] cannot be selected"):
         datasets.load(f"folder:{tmp_path / 'flat'}[classes 0-1]")
 
 

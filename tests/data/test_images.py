@@ -146,7 +146,7 @@ def test_sixteen_bit_colour_is_refused_by_name_and_not_cut_to_eight():
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.uint16, "PNG"), (np.int32, "TIFF"), (np.float32, "TIFF")])
 def test_more_than_eight_bits_a_channel_are_refused_by_name(dtype, form):
-    with pytest.raises(UserError, match="deep has more than 8 bits a channel"):
+    with pytest.raises(UserError, match="deep has more than 8 bits per channel"):
         decode(stored(noise(4, 4).astype(dtype) * 100, form), "deep")
 
 

@@ -1,7 +1,12 @@
-"""Data sets: whole in memory as one uint8 tensor, so that no Python runs per image on the hot path.
+"""Data sets, each split held in memory as one uint8 tensor, so that training runs no Python code per image.
 
-A data set is a function `(split: str, root: Path, download: bool) -> Dataset`, found by entry point. `load` is the way
-in: `mnist`, `mnist:test`, `mnist:train[:50000]`, `cifar10[classes 0-4]`, `folder:PATH`.
+Use `load` with a data spec: `mnist`, `mnist:train[:50000]`, `cifar10[classes 0-4]`, `folder:PATH`. A data set is a
+function `(split: str, root: Path, download: bool) -> Dataset`, found by entry point in `ganbench.datasets`.
+
+digits.py     8 x 8 digits that scikit-learn ships
+folder.py     a folder of images, with class folders or a CSV of labels
+public.py     MNIST, Fashion-MNIST, CIFAR, SVHN, STL-10 and CelebA, through torchvision
+synthetic.py  noisy patterns of any shape
 """
 
 import functools
@@ -22,10 +27,11 @@ from ganbench.data.resizing import Resize
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set.
+    """One split of a data set, or a part of a split.
 
-    images: uint8 N x C x H x W. labels: int64 N in 0..K-1, or None. classes: K names.
-    first_class: of a part by classes, the number that its class 0 has in the whole set.
+    images: uint8 N x C x H x W. labels: int64 N in 0..K-1, or None. classes: the names of the K classes, or empty.
+    first_class: in a class subset, the label that class 0 has in the whole data set; otherwise 0.
+    Raises TypeError if images or labels have another dtype or shape.
     """
 
     name: str
@@ -38,19 +44,19 @@ class Dataset:
     def __post_init__(self) -> None:
         check(self.images)
         if self.labels is not None and (self.labels.dtype != torch.int64 or len(self.labels) != len(self.images)):
-            raise TypeError(f"labels of {self.name} must be int64, one an image")
+            raise TypeError(f"labels of {self.name} must be int64, one per image")
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def whole_split(self) -> str:
-        """The split of which these are rows or classes, or all."""
+        """Name of the split without the part: "train" of "train[0:50000]"."""
         return apart(self.split)[0]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels and labels, in order: the same images give the same one on every machine."""
+        """SHA-256 of shape, pixels and labels, as 64 hexadecimal digits. It depends on the order of the images."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         if self.labels is not None:
@@ -59,7 +65,7 @@ class Dataset:
 
 
 def data_root() -> Path:
-    """Where data sets and weights live: GANBENCH_DATA, else the user's cache folder."""
+    """Return the folder of data sets and weights: GANBENCH_DATA if it is set, otherwise the user's cache folder."""
     if folder := os.environ.get("GANBENCH_DATA"):
         return Path(folder).expanduser()
     import platformdirs
@@ -68,19 +74,20 @@ def data_root() -> Path:
 
 
 def offline() -> bool:
-    """True if GANBENCH_OFFLINE says that nothing may be downloaded (`--offline` sets it)."""
+    """Return True if nothing may be downloaded, because GANBENCH_OFFLINE or `--offline` is set."""
     return os.environ.get("GANBENCH_OFFLINE", "") not in ("", "0", "false")
 
 
 def load(spec: str, split: str | None = None, resize: Resize | None = None, labels_file: Path | None = None) -> Dataset:
-    """Load `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`; `split` is the default where none is named.
+    """Load the data that a spec names: `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`, and a part if any.
 
-    `NAME[a:b]` and `NAME:split[a:b]` are its rows from a up to, and without, b, counted from 0 in the order of the
-    published files: `mnist:train[:50000]` to train on and `mnist:train[50000:]` to choose by. `[classes a-b]` are the
-    images of classes a to b, which become classes 0 to b - a of the part. resize: done to every image.
-    labels_file: of a folder (`image_folder`).
-    Raises UserError for an unknown name or split, rows or classes that are not there, a folder that is not one, and a
-    set that is missing while offline.
+    A row range `[a:b]` selects rows a to b - 1, counted from 0 in the order of the published files. Use
+    `mnist:train[:50000]` for training and `mnist:train[50000:]` for validation, for example. A class subset
+    `[classes a-b]` selects the images of classes a to b, and relabels them from 0.
+
+    split: the split if the spec names none. resize: applied to every image. labels_file: a CSV with the labels of a
+    folder (see `image_folder`).
+    Raises UserError if a name, split, row, class or folder does not exist, and if a set is missing while offline.
     """
     whole, _ = apart(spec)
     name, classes = name_in(spec), classes_in(spec)
@@ -94,26 +101,27 @@ def load(spec: str, split: str | None = None, resize: Resize | None = None, labe
         get = registry.load("datasets", name)
         data = get(rest or split or "train", data_root(), not offline())
         if classes is not None:
-            data = _of_classes(data, classes)
+            data = _class_subset(data, classes)
         if resize is not None:
             data = replace(data, images=torch.stack([resize(image) for image in data.images]))
     rows = rows_in(spec, len(data))
-    return data if rows is None else _rows(data, *rows)
+    return data if rows is None else _row_range(data, *rows)
 
 
-def _rows(data: Dataset, a: int, b: int) -> Dataset:
-    """The images from row a up to, and without, row b, as a split of their own."""
+def _row_range(data: Dataset, a: int, b: int) -> Dataset:
+    """Return rows a to b - 1. Raises UserError if there are none, or not all of them."""
     if not a < b <= len(data):
         raise UserError(
-            f"{data.name}:{data.split} has rows 0 to {len(data) - 1:,}: [{a}:{b}] asks for others, or for none."
+            f"{data.name}:{data.split} has rows 0 to {len(data) - 1:,}, but [{a}:{b}] asks for other rows, or for "
+            "none: choose rows that exist."
         )
     labels = None if data.labels is None else data.labels[a:b]
     return replace(data, split=f"{data.split}[{a}:{b}]", images=data.images[a:b], labels=labels)
 
 
-def _of_classes(data: Dataset, classes: range) -> Dataset:
-    """The images of those classes, as a split of their own whose class 0 is the first of them."""
-    rows = rows_of(data.labels, data.classes, classes, f"{data.name}:{data.split}")
+def _class_subset(data: Dataset, classes: range) -> Dataset:
+    """Return the images of these classes, relabelled from 0."""
+    rows = rows_of_classes(data.labels, data.classes, classes, f"{data.name}:{data.split}")
     assert data.labels is not None
     return Dataset(
         data.name, f"{data.split}{class_part(classes)}", data.images[rows], data.labels[rows] - classes.start,
@@ -121,24 +129,31 @@ def _of_classes(data: Dataset, classes: range) -> Dataset:
     )
 
 
-def rows_of(labels: Tensor | None, known: tuple[str, ...], classes: range, whose: str) -> Tensor:
-    """The rows of images of those classes. Raises UserError, beginning with `whose`, for classes that are not there."""
+def rows_of_classes(labels: Tensor | None, known: tuple[str, ...], classes: range, whose: str) -> Tensor:
+    """Return the rows, int64, of the images whose labels are in `classes`.
+
+    labels: int64 N. known: the names of all classes. whose: the data set or folder, for error messages.
+    Raises UserError if there are no labels, if a class is not known, and if there is no image of these classes.
+    """
     if labels is None:
-        raise UserError(f"{whose} has no labels to choose {class_part(classes)} by.")
+        raise UserError(
+            f"{whose} has no labels, so {class_part(classes)} cannot be selected: choose data with labels."
+        )
     if not classes or classes.stop > len(known):
         raise UserError(
-            f"{whose} has classes 0 to {len(known) - 1:,}: {class_part(classes)} asks for others, or for none."
+            f"{whose} has classes 0 to {len(known) - 1:,}, but {class_part(classes)} asks for other classes, or for "
+            "none: choose classes that exist."
         )
     rows = ((labels >= classes.start) & (labels < classes.stop)).nonzero().squeeze(1)
     if not len(rows):
-        raise UserError(f"{whose} has no image of {class_part(classes)}.")
+        raise UserError(f"{whose} has no image of {class_part(classes)}: choose other classes.")
     return rows
 
 
 class UnknownSplit(UserError):
-    """A data set was asked for a split that it does not have."""
+    """A data set does not have the split that was asked for."""
 
 
 def unknown_split(name: str, split: str, known: tuple[str, ...]) -> UnknownSplit:
-    """Return the error that a data set raises for a split that it does not have."""
-    return UnknownSplit(f"the data set '{name}' has no split '{split}': it has {', '.join(known)}.")
+    """Return the error that a data set raises for an unknown split. known: the splits that the data set has."""
+    return UnknownSplit(f"the data set '{name}' has no split '{split}': choose one of {', '.join(known)}.")

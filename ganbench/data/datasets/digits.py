@@ -1,4 +1,7 @@
-"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships: real images that need no download."""
+"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships: real images without a download.
+
+Found as the data set `digits`, with the splits train and test.
+"""
 
 from pathlib import Path
 
@@ -7,13 +10,14 @@ import torch
 
 from ganbench.data.datasets import Dataset, unknown_split
 
-TEST = 500  # the last images of the file come from writers of their own, as in the set's published split
+TEST = 500  # the last images of the file: their writers wrote no training image, as in the published split
 
 
 def digits(split: str, root: Path, download: bool) -> Dataset:
     """Optical recognition of handwritten digits (UCI), 1 x 8 x 8, 10 classes: train 1,297 and test 500.
 
-    Pixels are 0..16 in the file and are stretched to 0..255 (rounded). `root` and `download` are not used.
+    Pixels are 0..16 in the file; they are scaled to 0..255 and rounded. `root` and `download` are not used.
+    Raises UserError for another split.
     """
     from sklearn.datasets import load_digits
 

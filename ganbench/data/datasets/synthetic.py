@@ -1,4 +1,7 @@
-"""Synthetic images of any shape, with classes: for runs that only see whether everything works, with no download."""
+"""Synthetic labelled images of any shape, for runs that only show that everything works. They need no download.
+
+Found as the data set `synthetic`; its split names the shape, as in `synthetic:3x32x32:10:train`.
+"""
 
 import re
 from pathlib import Path
@@ -9,14 +12,15 @@ from ganbench.base.errors import UserError
 from ganbench.data.datasets import Dataset
 
 SIZES = {"train": 128, "test": 64}
-CELLS = 4  # a class is a pattern of as many cells a side, under noise
+CELLS = 4  # the pattern of a class has 4 x 4 cells
 
 
 def synthetic(split: str, root: Path, download: bool) -> Dataset:
-    """Noisy patterns, one a class, of any shape: synthetic:CxHxW[:CLASSES][:train|test], train 128 and test 64.
+    """Noisy patterns, one per class, of any shape: synthetic:CxHxW[:CLASSES][:train|test], train 128 and test 64.
 
-    Ten classes unless said otherwise, as balanced as the number allows. Made of whole numbers alone, so that they are
-    the same on every machine. `root` and `download` are not used.
+    There are ten classes by default, with numbers of images that differ by at most one. Pixels are computed from
+    integers only, so that they are the same on every machine. `root` and `download` are not used.
+    Raises UserError for a split of another form.
     """
     match = re.fullmatch(r"([13])x([1-9]\d{0,3})x([1-9]\d{0,3})(?::([1-9]\d{0,3}))?(?::(train|test))?", split)
     if match is None:
@@ -35,6 +39,6 @@ def synthetic(split: str, root: Path, download: bool) -> Dataset:
     noise = torch.Generator().manual_seed(1 + list(SIZES).index(part))
     images = torch.randint(256, (count, channels, height, width), generator=noise, dtype=torch.uint8) // 4
     images += patterns[labels][:, :, rows][:, :, :, columns] // 4 * 3
-    # The split holds the shape too, so that `synthetic` with this split is this set again.
+    # Include the shape in the split's name, so that loading `synthetic` with this split gives the same images.
     split = f"{channels}x{height}x{width}:{classes}:{part}"
     return Dataset("synthetic", split, images, labels, tuple(map(str, range(classes))))

@@ -1,6 +1,12 @@
-"""Where images come from: a folder, a zip, an npz, a data set's split, a callable, or a generator.
+"""Sources of images to evaluate. Every source gives `Samples`: uint8 N x C x H x W, with labels if they are known.
 
-Whatever the source, the outcome is `Samples`: uint8 N x C x H x W, all of one size, with labels where they are known.
+Use `open_source` with the text that a user gives to `--images` or `--reference`.
+
+archives.py     zip and npz files
+callables.py    a Python function of the user
+checkpoints.py  samples of a checkpoint, written to a PNG or an npz
+generators.py   a reference model, or a generator in a TorchScript or ONNX file
+samples.py      `Samples`, the options of reading, and what is done to samples afterwards
 """
 
 from pathlib import Path
@@ -32,23 +38,28 @@ __all__ = [
 def open_source(
     text: str, num: int | None = None, seed: int = 0, split: str | None = None, options: Options | None = None
 ) -> Samples:
-    """Images from what a user may name.
+    """Read or generate the images of a source.
 
-    A folder, FILE.zip, FILE.npz, `NAME[:split]`, `folder:PATH`, a generator in FILE.pt (TorchScript, whose code runs)
-    or FILE.onnx, or `module:callable`.
-    num: how many; a callable or a generator is asked for them, from everything else they are drawn without replacement
-    under `seed`. options: how it is read where that has to be said.
-    Raises UserError that names the source for anything that cannot be read, and for fewer images than `num`.
+    text: a folder, FILE.zip, FILE.npz, a data spec such as `mnist:test` or `folder:PATH`, a generator in FILE.pt
+    (TorchScript, whose code runs) or FILE.onnx, or `module:callable`.
+    num: number of images. A callable or a generator makes this number. From other sources, `num` images are drawn
+    without replacement, with `seed`; None takes all. split: the split if a data set is named without one. options: how
+    to read the source.
+    Raises UserError if the source cannot be read, if an option does not fit it, and if it has fewer images than `num`.
     """
     options = options or Options()
     path = Path(text)
     head = name_in(text)
     folder = head == "folder" or (head not in names("datasets") and bool(text) and path.is_dir())
-    suffix = "" if folder or head in names("datasets") else path.suffix.lower()  # a folder of a set's name is ./NAME
+    suffix = "" if folder or head in names("datasets") else path.suffix.lower()  # NAME is the data set, ./NAME a folder
     if options.labels_file is not None and not folder and suffix != ".zip":
-        raise UserError(f"{options.labels_option} is for the files of a folder or a zip, and '{text}' is neither.")
+        raise UserError(
+            f"{options.labels_option} is for the files of a folder or a zip, and '{text}' is neither: leave it out."
+        )
     if (given := options.of_a_generator()) and suffix not in GENERATORS:
-        raise UserError(f"{given} is for a generator in a file ({', '.join(GENERATORS)}), and '{text}' is none.")
+        raise UserError(
+            f"{given} is for a generator in a file ({', '.join(GENERATORS)}), and '{text}' is not one: leave it out."
+        )
     if folder:
         spec = text if head == "folder" else f"folder:{text}"
         samples = from_dataset(datasets.load(spec, split, options.resize, options.labels_file), options)
@@ -65,7 +76,7 @@ def open_source(
     else:
         known = did_you_mean(head, names("datasets"))
         raise UserError(
-            f"cannot read images from '{text}': no such folder, .zip, .npz, {', '.join(GENERATORS)}, module:callable "
+            f"cannot read images from '{text}': it is no folder, .zip, .npz, {', '.join(GENERATORS)}, module:callable "
             f"or data set.{known}"
         )
     return take(samples, num, text, seed)

@@ -1,10 +1,10 @@
-"""Images from a generator: a checkpoint's model, or a network in a file of its own (TorchScript or ONNX).
+"""Images from a generator: `generate` samples a reference model, `open_generator` a TorchScript or ONNX file.
 
-The network of a file is called with latents z (float32 N x d, of a prior) and, where it has classes, with labels
-(int64 N; balanced: 0, 1, ..., K-1, 0, ...). It returns N x 1|3 x H x W: uint8, or float in [-1, 1].
+The network in a file is called with latents z, float32 N x d, drawn from a prior. If it has classes, it is also called
+with balanced labels, int64 N: 0, 1, ..., K-1, 0, ... It returns images N x 1|3 x H x W, as uint8 or float in [-1, 1].
 
-TorchScript is a program: loading the file runs what it holds, with the rights of the user. A pickled checkpoint is
-never unpickled here. ONNX is data, and runs on the CPU.
+A TorchScript file is a program, and loading it runs its code with the rights of the user. A pickled checkpoint is
+refused, and never unpickled. An ONNX file is data; it runs on the CPU.
 """
 
 import contextlib
@@ -31,17 +31,18 @@ SUFFIXES = (".pt", ".ts", ".torchscript", ".onnx")
 BATCH = 500
 
 
-def _unit(n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _unit_sphere(n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     z = torch.randn(n, math.prod(shape), generator=generator)
     return (z / z.norm(dim=1, keepdim=True)).view(n, *shape)
 
 
-# What z is drawn from. The last two, and their names, are those of torch-fidelity's generators.
+# Distributions of z: (n, shape of one z, generator) -> float32 n x shape. torch-fidelity uses the names "normal",
+# "uniform_0_1" and "unit" too.
 PRIORS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], Tensor]] = {
     "normal": lambda n, shape, generator: torch.randn(n, *shape, generator=generator),
     "uniform": lambda n, shape, generator: torch.rand(n, *shape, generator=generator) * 2 - 1,
     "uniform_0_1": lambda n, shape, generator: torch.rand(n, *shape, generator=generator),
-    "unit": _unit,
+    "unit": _unit_sphere,
 }
 
 
@@ -50,17 +51,19 @@ def generate(
     gan: GAN, num: int, seed: int, device: torch.device, labels: Tensor | None = None, batch_size: int = BATCH,
     advance: Callable[[int], None] | None = None, first_class: int = 0,
 ) -> Samples:
-    """`num` samples of a generator, quantised to uint8. Without `labels` they are balanced: 0, 1, ..., K-1, 0, ...
+    """Return `num` samples of a reference model, quantised to uint8.
 
-    first_class: what the generator's class 0 is called in the samples' labels, where it was trained on a part of a set.
-    Batches are drawn from one seeded generator in steps of `batch_size`, which is part of what makes the samples.
-    Under torchrun each process runs its share of the batches, and all have all samples in the end.
-    Raises UserError where the generator yields NaN.
+    labels: classes to sample, int64 `num`; None takes balanced classes 0, 1, ..., K-1, 0, ... batch_size: images per
+    batch. Seed and batch size determine the samples. advance: called with the number of images after each batch.
+    first_class: label of the model's class 0 in the whole data set, added to the labels of the samples.
+    Under torchrun, the processes share the batches, and each one returns all samples.
+    Raises UserError if an image holds NaN.
     """
     gan = gan.to(device).eval()
     if labels is None and gan.num_classes:
         labels = torch.arange(num) % gan.num_classes
-    # Latents apart from the network are needed to share the work; a model that has none runs whole in each process.
+    # To share the work, each process draws the latents of all batches, and generates the images of its own batches.
+    # A model that cannot draw latents apart from the network generates all images in every process.
     share = distributed.world_size() > 1 and {"sample_latent", "generate"} <= set(capabilities(gan))
 
     def batch(n: int, y: Tensor | None, generator: torch.Generator, index: int, mine: bool) -> Tensor | None:
@@ -78,12 +81,13 @@ def generate(
 
 def _draw(
     batch: Callable[[int, Tensor | None, torch.Generator, int, bool], Tensor | None], num: int, seed: int,
-    labels: Tensor | None, batch_size: int, advance: Callable[[int], None] | None, share: bool, nan: str,
+    labels: Tensor | None, batch_size: int, advance: Callable[[int], None] | None, share: bool, nan_message: str,
 ) -> Tensor:
-    """Batches of images in turn, as uint8; with `share` each process keeps its own until all are brought together.
+    """Return `num` images, uint8 N x C x H x W, made in batches.
 
-    batch(n, y, generator, index, mine) draws latents from the generator, and returns images if they are `mine`.
-    nan: the words for images that hold NaN.
+    batch(n, y, generator, index, mine): draws the latents of batch `index` from the generator, and returns its images
+    if `mine` is True. share: each process makes its share of the batches, and then receives those of the others.
+    nan_message: error message for NaN, with {} for the details.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = -(-num // batch_size)
@@ -98,7 +102,7 @@ def _draw(
             if images is not None:
                 parts.append((images if images.dtype == torch.uint8 else to_uint8(images)).cpu())
         except ValueError as error:
-            problem = nan.format(error)
+            problem = nan_message.format(error)
         except UserError as error:
             problem = str(error)
         if problem:
@@ -114,11 +118,15 @@ def _draw(
 
 
 def open_generator(path: Path, num: int | None, seed: int, options: Options) -> Samples:
-    """`num` images of the network in a file. Raises UserError, naming it, for whatever keeps it from making them."""
+    """Return `num` samples of the network in a file. `seed` determines them.
+
+    Raises UserError if the file cannot be loaded, if the shape of z or the number of classes is not known, and if the
+    network fails or returns anything but images.
+    """
     if not path.is_file():
-        raise UserError(f"cannot read images from '{path}': there is no such file.")
+        raise UserError(f"cannot read images from '{path}': no such file. Check the path.")
     if num is None:
-        raise UserError(f"'{path}' makes as many images as you like: say how many with --num.")
+        raise UserError(f"'{path}' makes any number of images: give the number with --num.")
     load = _onnx if path.suffix.lower() == ".onnx" else _torchscript
     network = load(path, options, seed)
     labels = torch.arange(num) % network.classes if network.classes else None
@@ -129,7 +137,7 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
         z = PRIORS[network.prior](n, network.latent, generator)
         if not mine:
             return None
-        images = _images(network.call(z, y, index), path, n)
+        images = _checked_images(network.call(z, y, index), path, n)
         if images.dtype != torch.uint8:
             low, high = min(low, images.min().item()), max(high, images.max().item())
         return images
@@ -139,9 +147,12 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
     images = _draw(batch, num, seed, labels, BATCH, advance, share, f"{path} cannot be evaluated: {{}}.")
     bounds = distributed.all_gather(torch.tensor([[low, high]], dtype=torch.float64))
     low, high = bounds[:, 0].min().item(), bounds[:, 1].max().item()
-    # Images in [-1, 1] reach below zero, and what a network overshoots it overshoots by little.
+    # Catch images in [0, 1] and in [0, 255]. Some networks leave [-1, 1] slightly, so a moderate excess is allowed.
     if low <= high and (low >= 0 or max(-low, high) > 16):
-        raise UserError(f"{path} returned floats of {low:.3g} to {high:.3g}, not of -1 to 1: return those, or uint8.")
+        raise UserError(
+            f"{path} returned floats of {low:.3g} to {high:.3g}, but images must be floats of -1 to 1, or uint8: scale "
+            "its output."
+        )
     origin = {"kind": network.kind, "name": path.name, "sha256": network.sha256, "seed": seed, "batch_size": BATCH,
               "latent": list(network.latent), "prior": network.prior, "classes": network.classes}
     return with_fingerprint(images, labels, origin)
@@ -149,7 +160,11 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
 
 @dataclass(frozen=True)
 class _Network:
-    """latent: shape of one z. classes: 0 if it takes no labels. call(z, y, index of the batch): what it returns."""
+    """A generator in a file.
+
+    latent: shape of one z. prior: key of PRIORS. classes: number of classes, or 0 if the network takes no labels.
+    call: (z, y, index of the batch) -> the output of the network.
+    """
 
     kind: str
     sha256: str
@@ -159,52 +174,60 @@ class _Network:
     call: Callable[[Tensor, Tensor | None, int], Any]
 
 
-def _images(out: Any, path: Path, n: int) -> Tensor:
-    """What a network returned, if it is n images."""
+def _checked_images(out: Any, path: Path, n: int) -> Tensor:
+    """Return the output of a network. Raises UserError unless it is a tensor of n images."""
     if not isinstance(out, Tensor):
         raise UserError(f"{path} must return one tensor of images, not {type(out).__name__}.")
     if out.ndim != 4 or len(out) != n or out.shape[1] not in (1, 3) or not out.numel():
-        raise UserError(f"{path} was asked for {n} images N x 1|3 x H x W and returned shape {tuple(out.shape)}.")
+        raise UserError(f"{path} was asked for {n} images N x 1|3 x H x W, but returned shape {tuple(out.shape)}.")
     if out.dtype != torch.uint8 and not out.is_floating_point():
         raise UserError(f"{path} must return uint8, or floats in [-1, 1], not {out.dtype}.")
     return out
 
 
 def _last_line(error: BaseException) -> str:
-    """The line in which torch and ONNX Runtime say what is wrong, after their tracebacks."""
+    """Return the last line of an error, where torch and ONNX Runtime give the reason, after their tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200].rstrip(".")
 
 
-def _settle(what: str, given: Any, known: Any, path: Path, option: str) -> Any:
-    """What the user gave or the file says; UserError where the two differ or neither says anything."""
-    if given is not None and known is not None and given != known:
-        raise UserError(f"{option} {_text(given)}: {path} says {_text(known)}.")
-    if given is None and known is None:
+def _given_or_stored(what: str, given: Any, stored: Any, path: Path, option: str) -> Any:
+    """Return the value that the user gave or the file stores. Raises UserError if they differ or both are missing."""
+    if given is not None and stored is not None and given != stored:
+        raise UserError(f"{option} {_as_text(given)}: {path} says {_as_text(stored)}. Leave {option} out.")
+    if given is None and stored is None:
         raise UserError(f"{path} does not say {what}: give {option}.")
-    return known if given is None else given
+    return stored if given is None else given
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
+    """Return a value as it is written on the command line."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _settle_classes(takes_labels: bool | None, options: Options, known: int | None, path: Path) -> int:
-    """The number of classes, 0 where no labels are taken. takes_labels: None if both ways of calling it are right."""
+def _number_of_classes(takes_labels: bool | None, options: Options, stored: int | None, path: Path) -> int:
+    """Return the number of classes, or 0 if the network is called without labels.
+
+    takes_labels: None if labels are optional. stored: the number that the file stores.
+    """
     if takes_labels is False:
         if options.classes:
-            raise UserError(f"--classes {options.classes}: {path} takes no labels.")
+            raise UserError(f"--classes {options.classes}: {path} takes no labels. Leave --classes out.")
         return 0
-    if takes_labels is None and not known and options.classes is None:
+    if takes_labels is None and not stored and options.classes is None:
         return 0
-    return int(_settle("how many classes it has", options.classes, known or None, path, "--classes"))
+    return int(_given_or_stored("how many classes it has", options.classes, stored or None, path, "--classes"))
 
 
 # --- TorchScript ---
 
 
 def _torchscript(path: Path, options: Options, seed: int) -> _Network:
-    """A module that `torch.jit.save` wrote; its attributes z_size, z_type and num_classes say what they say."""
+    """Load a module that `torch.jit.save` wrote.
+
+    Its attributes z_size, z_type and num_classes, if there, give the size of z, the prior and the number of classes, as
+    in torch-fidelity.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             scripted = any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
@@ -212,32 +235,34 @@ def _torchscript(path: Path, options: Options, seed: int) -> _Network:
         scripted = False
     if not scripted:
         raise UserError(
-            f"{path} is refused: it is no TorchScript, and a pickle could run code. Write the generator with "
+            f"{path} is refused: it is not TorchScript, and reading a pickle could run code. Write the generator with "
             "torch.jit.save, or give a state dict of a reference model as --ckpt."
         )
-    with _quiet():
+    with _plain_torchscript():
         try:
             module = torch.jit.load(str(path), map_location=options.device).eval()
             arguments = module.forward.schema.arguments[1:]
-        except Exception as error:  # whatever is wrong with the file, torch says it as a RuntimeError or as it likes
-            raise UserError(f"{path} cannot be loaded as TorchScript ({_last_line(error)}).") from error
+        except Exception as error:  # torch raises errors of many types for a bad file
+            raise UserError(
+                f"{path} cannot be loaded as TorchScript ({_last_line(error)}): write it again with torch.jit.save."
+            ) from error
     required = sum(not a.has_default_value() for a in arguments)
     if required > 2 or not arguments:
         names = ", ".join(a.name for a in arguments) or "nothing"
-        raise UserError(f"{path} must take latents, or latents and labels; its forward takes {names}.")
+        raise UserError(f"{path} must take latents, or latents and labels, but its forward takes {names}.")
     size = _attribute(module, "z_size")
     flat = None if options.latent is None else math.prod(options.latent)
-    size = _settle("the size of its latents", flat, size or None, path, "--latent")
+    size = _given_or_stored("the size of its latents", flat, size or None, path, "--latent")
     latent = options.latent or (size,)
     kind = getattr(module, "z_type", None)
     prior = options.prior or (kind if kind in PRIORS else "normal")
     takes_labels = True if required == 2 else False if len(arguments) == 1 else None
-    classes = _settle_classes(takes_labels, options, _attribute(module, "num_classes"), path)
+    classes = _number_of_classes(takes_labels, options, _attribute(module, "num_classes"), path)
 
     def call(z: Tensor, y: Tensor | None, index: int) -> Any:
         inputs = [z.to(options.device)] + ([] if y is None else [y.to(options.device)])
-        # Noise that the network draws for itself is fixed by the seed and the batch, whichever process draws it.
-        with _quiet(), _own_random_state((seed << 24) + index, options.device), torch.inference_mode():
+        # The network may draw noise itself: make it depend only on the seed and the batch, not on the process.
+        with _plain_torchscript(), _own_random_state((seed << 24) + index, options.device), torch.inference_mode():
             try:
                 return module(*inputs)
             except Exception as error:
@@ -248,21 +273,25 @@ def _torchscript(path: Path, options: Options, seed: int) -> _Network:
 
 
 def _attribute(module: torch.jit.ScriptModule, name: str) -> int | None:
+    """Return an attribute of the module if it is an integer from 0, otherwise None."""
     value = getattr(module, name, None)
     return value if isinstance(value, int) and value >= 0 else None
 
 
 @contextlib.contextmanager
 def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers within this context, and restore their state afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remarks about TorchScript's age, and without its optimiser, which rounds the first batches
-    otherwise than the later ones."""
+def _plain_torchscript() -> Iterator[None]:
+    """Switch off torch's warnings that TorchScript is deprecated, and the optimiser of TorchScript.
+
+    The optimiser would make the first batches differ from the later ones by rounding errors.
+    """
     with warnings.catch_warnings(), torch.jit.optimized_execution(False):
         warnings.simplefilter("ignore")
         yield
@@ -276,7 +305,7 @@ ONNX_INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 
 
 def _onnx(path: Path, options: Options, seed: int) -> _Network:
-    """An ONNX graph. Its first input is z, whose shape says the latents' size; a second one takes labels."""
+    """Load an ONNX graph. Its first input takes z, and has the shape of the latents. A second input takes labels."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -284,22 +313,22 @@ def _onnx(path: Path, options: Options, seed: int) -> _Network:
             f"{path} needs a package that is not installed ({error}): pip install 'ganbench[onnx]'."
         ) from error
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4  # what is wrong is raised
-    onnxruntime.set_seed(seed % 2**31)  # of the noise that the graph draws for itself
+    settings.log_severity_level = 4  # no log: errors are raised
+    onnxruntime.set_seed(seed % 2**31)  # for noise that the graph draws itself
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise UserError(f"{path} cannot be loaded as ONNX ({_last_line(error)}).") from error
+        raise UserError(f"{path} cannot be loaded as ONNX ({_last_line(error)}): export it again.") from error
     inputs = session.get_inputs()
     described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs) or "nothing"
     if not 1 <= len(inputs) <= 2 or inputs[0].type not in ONNX_FLOATS or len(inputs[0].shape) < 2:
-        raise UserError(f"{path} must take latents of floats N x d, and labels if any; it takes {described}.")
+        raise UserError(f"{path} must take latents of floats N x d, and labels if any, but takes {described}.")
     if len(inputs) == 2 and (inputs[1].type not in ONNX_INTEGERS or len(inputs[1].shape) != 1):
-        raise UserError(f"{path} must take labels as N whole numbers; it takes {described}.")
+        raise UserError(f"{path} must take labels as N whole numbers, but takes {described}.")
     fixed, *shape = inputs[0].shape
-    known = tuple(shape) if all(isinstance(d, int) for d in shape) else None
-    latent = _settle("the size of its latents", options.latent, known, path, "--latent")
-    classes = _settle_classes(len(inputs) == 2, options, None, path)
+    stored = tuple(shape) if all(isinstance(d, int) for d in shape) else None
+    latent = _given_or_stored("the size of its latents", options.latent, stored, path, "--latent")
+    classes = _number_of_classes(len(inputs) == 2, options, None, path)
 
     def run(z: Tensor, y: Tensor | None) -> Tensor:
         given = {inputs[0].name: z.to(ONNX_FLOATS[inputs[0].type]).numpy()}
@@ -308,10 +337,10 @@ def _onnx(path: Path, options: Options, seed: int) -> _Network:
         return torch.from_numpy(session.run([session.get_outputs()[0].name], given)[0])
 
     def call(z: Tensor, y: Tensor | None, index: int) -> Tensor:
-        step = fixed if isinstance(fixed, int) else len(z)  # a graph may be of one batch size
+        step = fixed if isinstance(fixed, int) else len(z)  # a graph may have a fixed batch size
         parts = []
         for start in range(0, len(z), step):
-            rows = torch.arange(start, start + step).clamp(max=len(z) - 1)  # a short batch is filled up, and cut again
+            rows = torch.arange(start, start + step).clamp(max=len(z) - 1)  # repeat the last row to fill the batch
             try:
                 out = run(z[rows], None if y is None else y[rows])
             except Exception as error:
@@ -323,7 +352,11 @@ def _onnx(path: Path, options: Options, seed: int) -> _Network:
 
 
 def parse_latent(text: str) -> tuple[int, ...]:
-    """The shape of one latent that `128` or `100x1x1` says. Raises UserError that names --latent."""
+    """Read the shape of one latent. Raises UserError that names --latent.
+
+    >>> parse_latent("128"), parse_latent("100x1x1")
+    ((128,), (100, 1, 1))
+    """
     if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6}){0,3}", text, re.ASCII):
         raise UserError(f"--latent '{text}': write the size of z, or its shape: 128, or 100x1x1.")
     return tuple(map(int, text.split("x")))

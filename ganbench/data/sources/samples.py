@@ -1,4 +1,7 @@
-"""What every source yields, and what is done to it afterwards: draws, resizing, a fingerprint."""
+"""`Samples`, which every source gives, and functions on them: drawing a subset, resizing, aligning classes.
+
+A source builds its samples with `with_fingerprint`. The origin of the samples goes into the result of an evaluation.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -16,11 +19,13 @@ from ganbench.data.resizing import Resize
 
 @dataclass(frozen=True)
 class Samples:
-    """Images to evaluate. labels: int64 N, or None. origin: what goes into a result about where they came from.
+    """Images to evaluate, with what is known about them.
 
-    classes: the names of the classes, where the source has names for them; a label is the place of its name.
-    moments: of features over Inception-v3, float64, where a file brought them along: `mu` (d), `sigma` (d x d), and
-    `mu_s`, `sigma_s` of the spatial features. A file of moments alone has images of shape 0 x 3 x 1 x 1.
+    images: uint8 N x C x H x W; 0 x 3 x 1 x 1 if the source holds only moments. labels: int64 N, or None.
+    origin: JSON values that describe the source in a result. classes: names of the classes if the source has names; a
+    label is the index of its name.
+    moments: mean and covariance of features that came with a file, or None: float64 `mu` (d) and `sigma` (d x d), and
+    `mu_s` and `sigma_s` of spatial features.
     """
 
     images: Tensor
@@ -32,11 +37,13 @@ class Samples:
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is read, where it does not say itself.
+    """How to read a source.
 
-    labels_file: a CSV with the columns file and label, and labels_option what the user calls it. resize: done to every
-    image. latent, prior, classes: of a generator that does not say them. device: of a TorchScript generator.
-    moments_alone: an npz without images is welcome if it holds moments. progress: (what, total) -> advance(n).
+    labels_file: a CSV with the columns file and label. labels_option: the option that named this CSV, for messages.
+    resize: applied to every image. latent, prior, classes: shape of z, its distribution (a key of PRIORS) and number of
+    classes of a generator whose file does not store them. device: runs a TorchScript generator.
+    moments_alone: accept an npz that holds moments and no images. progress: called with (what, total); returns a
+    function that is called with each number of finished images.
     """
 
     labels_file: Path | None = None
@@ -50,15 +57,16 @@ class Options:
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda n: None
 
     def of_a_generator(self) -> str:
-        """The first option that only a generator has a use for, as the user calls it; empty if none was given."""
+        """Return the first given option that only generators use, as on the command line, or "" if none is given."""
         given = {"--latent": self.latent, "--prior": self.prior, "--classes": self.classes}
         return next((name for name, value in given.items() if value is not None), "")
 
 
 def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
-    """`num` of the samples, drawn without replacement under a seed and kept in order; all of them for None.
+    """Return `num` samples, drawn without replacement with `seed`, in their old order. For None, return all samples.
 
-    A draw has no moments: those of the file are of all its images.
+    A subset has no moments, because moments in a file are those of all images. text: the source, for the message.
+    Raises UserError if there are fewer than `num` samples.
     """
     n = len(samples.images)
     if num is None or num == n:
@@ -72,19 +80,19 @@ def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
 
 
 def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samples:
-    """A data set's split as samples, with its origin. options: those under which it was read, which go into that.
+    """Return a split of a data set as samples. options: how the data set was read, for the origin.
 
-    Images of a part by classes have the labels that they have in the whole set, as a classifier of that knows them.
+    Images of a class subset get the labels of the whole data set, because classifiers are trained with these.
     """
     origin = {"kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint}
     labels, classes = data.labels, data.classes
     if labels is not None and data.first_class:
         labels, classes = labels + data.first_class, ()
-    return Samples(data.images, labels, {**origin, **read_with(options)}, classes=classes)
+    return Samples(data.images, labels, {**origin, **origin_of_options(options)}, classes=classes)
 
 
-def read_with(options: Options | None) -> dict[str, Any]:
-    """What the origin says about the options under which files were read."""
+def origin_of_options(options: Options | None) -> dict[str, Any]:
+    """Return the entries of an origin that record how files were read."""
     origin: dict[str, Any] = {}
     if options and options.resize:
         origin["resize"] = str(options.resize)
@@ -94,7 +102,7 @@ def read_with(options: Options | None) -> dict[str, Any]:
 
 
 def resized(samples: Samples, resize: Resize | None) -> Samples:
-    """Every image brought to one size; the samples themselves for None. Moments of other pixels are dropped."""
+    """Return samples with every image resized and without moments. If `resize` is None, return them unchanged."""
     if resize is None or not len(samples.images):
         return samples
     images = torch.stack([resize(image) for image in samples.images])
@@ -103,9 +111,10 @@ def resized(samples: Samples, resize: Resize | None) -> Samples:
 
 
 def aligned(samples: Samples, reference: Samples) -> Samples:
-    """The samples with labels that mean the classes which they mean in the reference, where both have names for them.
+    """Return the samples relabelled so that a class of the same name has the same label as in the reference.
 
-    A class that the reference does not have gets a label after all of its own. Whole numbers are labels and no names.
+    Classes that the reference lacks get the labels after those of the reference. If either set has no names of classes,
+    or only whole numbers, return the samples unchanged.
     """
     named = [s.labels is not None and not all(c.isdecimal() for c in s.classes) for s in (samples, reference)]
     if not all(named) or samples.classes == reference.classes:
@@ -118,7 +127,11 @@ def aligned(samples: Samples, reference: Samples) -> Samples:
 
 
 def row_major(images: Tensor) -> Tensor:
-    """The same images with the strides of a new tensor: the last digits of a network's sums depend on the layout."""
+    """Return the images with the strides of a new contiguous tensor.
+
+    Strides matter: a network's result depends on the memory layout in its last digits. `contiguous()` keeps unusual
+    strides of dimensions of size 1.
+    """
     _, c, h, w = images.shape
     return (
         images if images.stride() == (c * h * w, h * w, w, 1) else images.clone(memory_format=torch.contiguous_format)
@@ -128,7 +141,10 @@ def row_major(images: Tensor) -> Tensor:
 def with_fingerprint(
     images: Tensor, labels: Tensor | None, origin: dict[str, Any], moments: dict[str, Tensor] | None = None
 ) -> Samples:
-    """Samples whose origin holds the SHA-256 of their shape and pixels; of the moments where there are no images."""
+    """Return samples whose origin includes a fingerprint: the SHA-256 of shape and pixels.
+
+    Without images, it is the SHA-256 of the shape and the moments.
+    """
     images = row_major(images)
     digest = hashlib.sha256(repr(tuple(images.shape)).encode() + images.numpy().tobytes())
     if not len(images):
