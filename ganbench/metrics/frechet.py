@@ -1,35 +1,36 @@
-"""Fréchet distance between Gaussians fitted to the features of two sets; over Inception-v3's pool it is FID.
+"""Fréchet distance between Gaussians fitted to the features of two sets; with Inception-v3's pool features it is FID.
 
     d^2 = |mu_r - mu_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2))
 
-Heusel et al. (2017), "GANs Trained by a Two Time-Scale Update Rule ...", arXiv:1706.08500, Equation 6. Covariances
-are unbiased (N - 1), sums in float64. Agrees with torch-fidelity and pytorch-fid on the same features. Range
-[0, inf), lower is better. Biased upwards by roughly 1/N: compare only at equal counts.
+Source: Heusel et al. (2017), "GANs Trained by a Two Time-Scale Update Rule ...", arXiv:1706.08500, Equation 6.
+Covariances are unbiased (N - 1), sums are in float64. The result agrees with torch-fidelity and pytorch-fid on the same
+features. Range [0, inf), lower is better. The distance is biased upwards by roughly 1/N: compare at equal counts only.
 
-With S = R'R on either side, the trace of the root is the sum of the singular values of R_r R_f'. R is the centred
-features themselves where there are fewer images than features, so that singular covariances lose no digits and small
-sets are small problems; else it is the Cholesky factor, and the singular values come from the eigenvalues of
-R_r S_f R_r'. That squares them: what it can cost is bounded, and where it matters (a set beside its like) they are
-taken without squaring.
+With S = R'R for each set, the trace of the matrix square root is the sum of the singular values of R_r R_f'. If there
+are fewer images than features, R is the matrix of centred features: singular covariances then lose no digits, and small
+sets give small problems. Otherwise R is the Cholesky factor, and the eigenvalues of R_r S_f R_r' give the squared
+singular values. Squaring loses digits; the loss is bounded, and if it could matter (the sets are nearly equal) the
+singular values are computed directly.
 
-The standard error is the delta method's: the distance is a smooth function of the moments, so to first order it is a
-mean over samples of an influence, whose variance is estimated from the same samples. With T the optimal transport map
-from fake to real, the influence of a fake x is 2 (mu_f - mu_r)'(x - mu_f) + (x - mu_f)'(I - T)(x - mu_f), and that of
-a real one is its mirror image. With R_r R_f' = U s V', T is W'W for W = s^(-1/2) U' R_r, and s^(-1/2) V' R_f the other
-way round. It knows nothing of the bias, which at few images is larger than itself.
+The standard error is that of the delta method. The distance is a smooth function of the moments: to first order it is a
+mean of influences over the samples, and their variance is estimated from the same samples. With T the optimal transport
+map from generated to real features, the influence of a generated x is
+2 (mu_f - mu_r)'(x - mu_f) + (x - mu_f)'(I - T)(x - mu_f), and that of a real x follows by exchanging the sets. With
+R_r R_f' = U s V', T is W'W for W = s^(-1/2) U' R_r; for the exchanged sets W is s^(-1/2) V' R_f. The standard error
+does not include the bias, which is larger than the error if there are few images.
 
-In a training loop, in memory that does not grow with the number of images:
+Use in a training loop, with memory that does not grow with the number of images:
 
     reference, samples = moments(real_features), MomentsAccumulator()
     for batch in batches: samples.update(extract(batch))
     fid = frechet_distance_from_moments(reference, samples.moments())
 
-Two distances are made of this one. `intra_fd` is its mean over classes, Miyato and Koyama (2018), "cGANs with
-Projection Discriminator", arXiv:1802.05637, Section 4. `fd_inf` is what it tends to as the generated images become
-many, Chong and Forsyth (2020), "Effectively Unbiased FID and Inception Score and where to find them",
-arXiv:1911.07023, Section 4: the intercept of a line through 15 distances over 1/n, of random subsets of n = 5,000 up to
-all. It is not cut off at 0: an estimate without bias is slightly negative at times. The bias that the reference has
-stays in it, and so does what the line misses where subsets have hardly more images than features.
+Two metrics are derived from this distance. `intra_fd` is its mean over classes: Miyato and Koyama (2018), "cGANs with
+Projection Discriminator", arXiv:1802.05637, Section 4. `fd_inf` is its limit for infinitely many generated images:
+Chong and Forsyth (2020), "Effectively Unbiased FID and Inception Score and where to find them", arXiv:1911.07023,
+Section 4. It is the intercept of a line, fitted over 1/n to the distances of 15 random subsets of n = 5,000 up to all
+images. It is not clipped at 0, because an unbiased estimate can be slightly negative. The bias from the reference's
+count remains, and so does the error of the linear model if subsets have hardly more images than features.
 """
 
 import math
@@ -57,17 +58,22 @@ from ganbench.metrics.products import blas_product
 
 Array = NDArray[Any]  # float64
 
-ENOUGH = 10_000  # below this FID's bias is large enough to reorder models
+ENOUGH = 10_000  # with fewer images the bias of FID can change the order of models
 CHUNK = 2048  # rows at a time, to bound the memory
-MOST = 10_000  # rows that the variance of the influence is estimated from: it is known to 1 % by then
-SMALL = 512  # up to so many dimensions everything is done in full precision: it costs nothing
-LOSS = 1e-8  # relative error of the distance up to which squared singular values are good enough
+MOST = 10_000  # rows for the variance of the influence, enough for an accuracy of 1 %
+SMALL = 512  # up to this number of features float64 and direct singular values cost little
+LOSS = 1e-8  # relative error of the distance that is accepted from squared singular values
 INF_POINTS, INF_START = 15, 5000
 
 
 @dataclass(frozen=True)
 class Moments:
-    """n samples (0: not known): their mean (d) and unbiased covariance (d x d), float64."""
+    """The moments of n samples (0: unknown): mean (float64 d) and unbiased covariance (float64 d x d).
+
+    >>> moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).cov
+    tensor([[2., 4.],
+            [4., 8.]], dtype=torch.float64)
+    """
 
     n: int
     mean: Tensor
@@ -75,14 +81,20 @@ class Moments:
 
 
 class MomentsAccumulator:
-    """Moments of rows that come in any number of batches, in memory of d x d, whatever their number.
+    """Moments of rows that arrive in batches, in memory of d x d for any number of rows.
 
-    Each chunk is centred on its own mean and joined to what came before by the pairwise update of Chan, Golub and
-    LeVeque (1979): no digits are lost where the mean is far from 0 or moves on the way.
+    Each chunk is centred on its own mean and merged with the previous rows by the pairwise update of Chan, Golub and
+    LeVeque (1979). No digits are lost if the mean is far from 0 or changes during the update.
+
+    >>> accumulator = MomentsAccumulator()
+    >>> for batch in torch.arange(10.0).view(5, 2, 1):
+    ...     accumulator.update(batch)
+    >>> accumulator.moments().mean
+    tensor([4.5000], dtype=torch.float64)
     """
 
     def __init__(self) -> None:
-        self.n = 0  # rows that are folded in
+        self.n = 0  # rows that are included in mean and scatter
         self._waiting = 0  # rows in the buffer
         self._mean: Array = np.empty(0)
         self._scatter: Array = np.empty((0, 0))
@@ -92,7 +104,7 @@ class MomentsAccumulator:
         return self.n + self._waiting
 
     def update(self, rows: Tensor) -> None:
-        """Take in N x d rows, of any floating type and device. Raises ValueError where d is not what it was."""
+        """Add N x d rows of any floating dtype and device. Raises ValueError if d differs from earlier rows."""
         if rows.ndim != 2 or (len(self._mean) and rows.shape[1] != len(self._mean)):
             raise ValueError(f"rows of {len(self._mean) or 'd'} features are expected, not {tuple(rows.shape)}")
         if not len(self._mean):
@@ -107,7 +119,10 @@ class MomentsAccumulator:
                 self._fold()
 
     def merge(self, other: "MomentsAccumulator") -> None:
-        """Take in all that another one has seen (of another process, say); that one stays as it is."""
+        """Add all rows of another accumulator (of another process, for instance), which keeps its moments.
+
+        Raises ValueError if d differs.
+        """
         if not len(other):
             return
         other._fold()
@@ -120,7 +135,7 @@ class MomentsAccumulator:
         self._join(other.n, other._mean, self._buffer[:0])
 
     def moments(self) -> Moments:
-        """What came in so far; more may follow. Raises Unavailable for fewer than two rows."""
+        """Return the moments of all rows so far; more rows may follow. Raises Unavailable for fewer than two rows."""
         if len(self) < 2:
             raise Unavailable(f"a covariance needs at least 2 images, not {len(self)}")
         self._fold()
@@ -131,8 +146,8 @@ class MomentsAccumulator:
 
     def _start(self, d: int) -> None:
         self._mean = np.zeros(d)
-        self._scatter = np.zeros((d, d), order="F")  # sums of squares about the mean, lower triangle
-        self._buffer = np.empty((CHUNK + 1, d))  # one more, for the shift between two means
+        self._scatter = np.zeros((d, d), order="F")  # sums of squares around the mean, lower triangle
+        self._buffer = np.empty((CHUNK + 1, d))  # the additional row is for the shift between two means
 
     def _fold(self) -> None:
         if not self._waiting:
@@ -144,7 +159,7 @@ class MomentsAccumulator:
         self._join(count, mean, rows)
 
     def _join(self, count: int, mean: Array, rows: Array) -> None:
-        """Add `count` samples by their mean, and centred rows whose squares are not yet in the scatter."""
+        """Add `count` rows, given by their mean and by the centred rows that are not yet in the scatter."""
         from scipy.linalg.blas import dsyrk
 
         total = self.n + count
@@ -157,37 +172,66 @@ class MomentsAccumulator:
 
 
 def moments(features: Tensor) -> Moments:
-    """Moments of N x d features. Raises Unavailable for fewer than two samples."""
+    """Return the mean (float64 d) and the unbiased covariance (float64 d x d) of features.
+
+    features: N x d, any floating dtype and device.
+    Raises Unavailable for fewer than two samples.
+
+    >>> moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).mean
+    tensor([1., 2.], dtype=torch.float64)
+    """
     accumulator = MomentsAccumulator()
     accumulator.update(features)
     return accumulator.moments()
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """The squared Fréchet distance of N x d and M x d features, in [0, inf).
+    """Return the squared Fréchet distance of two sets of features, in [0, inf).
 
-    Identical sets give 0 to within 1e-12 of their total variance. Raises Unavailable for fewer than two samples.
+    real, fake: N x d and M x d, any floating dtype and device. Identical sets give 0 to within 1e-12 of their total
+    variance.
+    Raises Unavailable if a set has fewer than two samples.
+    Source: Heusel et al. (2017), Equation 6.
+
+    >>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])), 6)
+    6.0
     """
-    return _distance(_of_features(real), _of_features(fake))
+    return _distance(_from_features(real), _from_features(fake))
 
 
 def frechet_distance_from_moments(real: Moments, fake: Moments) -> float:
-    """The squared Fréchet distance of two Gaussians, in [0, inf); their covariances may be singular."""
-    return _distance(_of_moments(real), _of_moments(fake))
+    """Return the squared Fréchet distance of two Gaussians, in [0, inf); their covariances may be singular.
+
+    real, fake: moments with mean d and covariance d x d.
+    Source: Heusel et al. (2017), Equation 6.
+
+    >>> real = Moments(0, torch.zeros(2), torch.eye(2))
+    >>> round(frechet_distance_from_moments(real, Moments(0, torch.ones(2), 4 * torch.eye(2))), 6)
+    4.0
+    """
+    return _distance(_from_moments(real), _from_moments(fake))
 
 
 def frechet_distance_and_error(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """`frechet_distance(real, fake)`, and its standard error over the samples of both sets, to first order.
+    """Return `frechet_distance(real, fake)` and its first-order standard error over the samples of both sets.
 
-    The error takes about three times as long as the distance itself, which is made on the way.
+    Both together take about three times as long as the distance alone.
     """
-    a, b = _of_features(real), _of_features(fake)
-    distance, of_real, of_fake = _distance_and_variances(a, b, real, fake)
-    return distance, math.sqrt(of_real / a.n + of_fake / b.n)
+    a, b = _from_features(real), _from_features(fake)
+    distance, variance_real, variance_fake = _distance_and_variances(a, b, real, fake)
+    return distance, math.sqrt(variance_real / a.n + variance_fake / b.n)
 
 
 def frechet_standard_error(real: Tensor, fake: Tensor) -> float:
-    """The standard error of `frechet_distance(real, fake)` over the samples of both sets, to first order."""
+    """Return the first-order standard error of `frechet_distance(real, fake)` over the samples of both sets.
+
+    real, fake: N x d and M x d, any floating dtype and device. The result is in [0, inf).
+    Raises Unavailable if a set has fewer than two samples.
+    Source: delta method.
+
+    >>> round(frechet_standard_error(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])), 3)
+    8.944
+    """
     return frechet_distance_and_error(real, fake)[1]
 
 
@@ -196,7 +240,7 @@ def frechet_standard_error(real: Tensor, fake: Tensor) -> float:
 
 @dataclass
 class _Gaussian:
-    """Mean and covariance of n samples. The latter is given as S (d x d) or as a root R (r x d), S = R'R."""
+    """Mean and covariance of n samples. The covariance is given as S (d x d) or as a root R (r x d) with S = R'R."""
 
     n: int
     mean: Array
@@ -205,7 +249,7 @@ class _Gaussian:
 
     @cached_property
     def root(self) -> Array:
-        """R: the rows, or the Cholesky factor, or where S is singular the eigenvectors of rank above rounding."""
+        """R: the given rows, the Cholesky factor, or, if S is singular, scaled eigenvectors above rounding."""
         if self.rows is not None:
             return self.rows
         assert self.cov is not None
@@ -227,16 +271,16 @@ class _Gaussian:
         return product
 
 
-def _of_moments(m: Moments) -> _Gaussian:
+def _from_moments(m: Moments) -> _Gaussian:
     mean, cov = (x.detach().cpu().double().numpy() for x in (m.mean, m.cov))
     return _Gaussian(m.n, mean, cov)
 
 
-def _of_features(x: Tensor) -> _Gaussian:
-    """Where there are no more images than features, their centred rows are the root, and S is never formed."""
+def _from_features(x: Tensor) -> _Gaussian:
+    """Gaussian fit of features. With n <= d the centred rows are the root, and S is never computed."""
     n, d = x.shape
     if n > d:
-        return _of_moments(moments(x))
+        return _from_moments(moments(x))
     if n < 2:
         raise Unavailable(f"a covariance needs at least 2 images, not {n}")
     rows = x.detach().cpu().double().numpy()
@@ -245,10 +289,10 @@ def _of_features(x: Tensor) -> _Gaussian:
 
 
 def _cholesky(s: Array) -> Array | None:
-    """The upper triangular R with S = R'R, or None where S is singular to rounding."""
+    """The upper triangular R with S = R'R, or None if S is singular up to rounding."""
     from scipy.linalg.lapack import dpotrf
 
-    factor, info = dpotrf(s.T, lower=0, clean=1)  # the transpose of a symmetric matrix is itself, in LAPACK's order
+    factor, info = dpotrf(s.T, lower=0, clean=1)  # S is symmetric; the transpose has LAPACK's memory order
     smallest = np.square(np.diagonal(factor)).min(initial=np.inf)
     if info or smallest <= len(s) * np.finfo(float).eps * np.diagonal(s).max(initial=0.0):
         return None
@@ -265,20 +309,20 @@ def _squares(a: _Gaussian, b: _Gaussian) -> Array:
     if b.cov is None:
         c = a.root @ b.root.T
         return np.asarray(c @ c.T)
-    if a.rows is None and len(a.root) == len(b.cov):  # triangular: half the work
+    if a.rows is None and len(a.root) == len(b.cov):  # R_a is triangular: half the work
         upper, info = dsygst(b.cov.T, a.root, itype=2, lower=0)
         assert info == 0
-        return np.asarray(upper).T  # the other half is not filled in, and eigh reads the lower one
+        return np.asarray(upper).T  # only the lower triangle is set, and eigh reads only that
     return np.asarray((a.root @ b.cov) @ a.root.T)
 
 
 def _rank(a: _Gaussian, b: _Gaussian) -> int:
-    """An upper bound on the rank of R_a R_b': n centred rows have at most n - 1. n is 0 where it is not known."""
+    """An upper bound of the rank of R_a R_b': n centred rows have rank n - 1 at most. n is 0 if unknown."""
     return min(min(g.n - 1, len(g.mean)) if g.n else len(g.mean) for g in (a, b))
 
 
 def _ordered(a: _Gaussian, b: _Gaussian) -> tuple[_Gaussian, _Gaussian]:
-    """The one with the smaller root first: its side is that of the problem."""
+    """The Gaussian with the smaller root first: its root determines the size of the problem."""
     sides = [len(g.mean) if g.rows is None else len(g.rows) for g in (a, b)]
     return (a, b) if sides[0] <= sides[1] else (b, a)
 
@@ -298,7 +342,7 @@ def _from_singular_values(a: _Gaussian, b: _Gaussian, s: Array) -> float:
 
 
 def _from_squares(a: _Gaussian, b: _Gaussian, squares: Array) -> float | None:
-    """The distance by the squared singular values (ascending), or None where their rounding could be seen in it."""
+    """The distance from squared singular values (ascending), or None if their rounding could change the result."""
     squares = squares[max(len(squares) - _rank(a, b), 0) :]
     if not len(squares):
         return None
@@ -312,13 +356,13 @@ def _from_squares(a: _Gaussian, b: _Gaussian, squares: Array) -> float | None:
 def _distance_and_variances(
     real: _Gaussian, fake: _Gaussian, x: Tensor | None, y: Tensor
 ) -> tuple[float, float, float]:
-    """The distance, and the variance of the influence of the real samples x (0 where there are none) and fakes y."""
+    """The distance, and the variances of the influences of the real samples x (0 without x) and generated samples y."""
     a, b = _ordered(real, fake)
     distance: float | None = None
     if small := len(a.mean) <= SMALL:
         u, s, vt = np.linalg.svd(a.root @ b.root.T, full_matrices=False)
         distance, kept = _from_singular_values(a, b, s), s > 1e-12 * s.max(initial=0.0)
-        u, s, vt = u[:, kept], s[kept, None], vt[kept]  # the pseudo-inverse where S is singular
+        u, s, vt = u[:, kept], s[kept, None], vt[kept]  # the pseudo-inverse, if S is singular
         to_a, to_b = u.T @ a.root / np.sqrt(s), vt @ b.root / np.sqrt(s)
     else:
         from scipy.linalg import eigh
@@ -335,19 +379,19 @@ def _distance_and_variances(
     delta = fake.mean - real.mean
     scale = math.sqrt((real.trace + fake.trace) / len(delta) + float(np.square(delta).mean()))
     dtype = torch.float64 if small else torch.float32
-    of_fake = _variance(y, fake.mean, delta, to_real, scale, dtype)
-    of_real = 0.0 if x is None else _variance(x, real.mean, -delta, to_fake, scale, dtype)
-    return distance, of_real, of_fake
+    variance_fake = _variance(y, fake.mean, delta, to_real, scale, dtype)
+    variance_real = 0.0 if x is None else _variance(x, real.mean, -delta, to_fake, scale, dtype)
+    return distance, variance_real, variance_fake
 
 
 def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: float, dtype: torch.dtype) -> float:
-    """The variance of 2 delta'c + c'(I - W'W)c over the rows c of N x d samples less their mean, W (k x d) `transport`.
+    """The variance of 2 delta'c + c'(I - W'W)c over the centred rows c of N x d samples; W is `transport` (k x d).
 
-    scale: the size of a typical deviation, by which all is divided, so that float32 neither overflows nor underflows.
+    scale: a typical deviation. All terms are divided by it, so that float32 neither overflows nor underflows.
     """
     if scale == 0.0:
         return 0.0
-    x = x.detach().cpu()[:: -(-len(x) // MOST)]  # spread over the set, which may be in the order of its classes
+    x = x.detach().cpu()[:: -(-len(x) // MOST)]  # evenly spaced rows, because the set may be ordered by class
     centre, w = torch.from_numpy(mean), torch.from_numpy(transport).to(dtype)
     towards = torch.from_numpy(2 * delta / scale).to(dtype)
     parts = []
@@ -362,20 +406,20 @@ def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: flo
 
 
 def _gaussian(side: Side) -> _Gaussian:
-    """Of one side, by moments that are kept where that saves anything. A reference may be known by them alone."""
+    """Gaussian fit of one set, from cached moments if that is cheaper. A reference may consist of moments alone."""
     if side.features is not None and len(side.features) <= side.features.shape[1]:
-        return _of_features(side.features)
+        return _from_features(side.features)
 
     def make() -> dict[str, Tensor]:
         m = moments(features_of(side))
         return {"n": torch.tensor(m.n), "mean": m.mean, "cov": m.cov}
 
     kept = side.keep("moments/1", make)
-    return _of_moments(Moments(int(kept["n"]), kept["mean"], kept["cov"]))
+    return _from_moments(Moments(int(kept["n"]), kept["mean"], kept["cov"]))
 
 
 def _sides(inputs: Inputs) -> tuple[_Gaussian, _Gaussian]:
-    """Both sets as Gaussians. Raises Unavailable as `require_features` does."""
+    """Gaussian fits of both sets. Raises Unavailable like `require_features`."""
     if inputs.real.features is not None or "moments/1" not in inputs.real.kept:
         require_features(inputs)
         return _gaussian(inputs.real), _gaussian(inputs.fake)
@@ -388,7 +432,7 @@ def _sides(inputs: Inputs) -> tuple[_Gaussian, _Gaussian]:
 
 
 def _measured(inputs: Inputs) -> tuple[_Gaussian, _Gaussian, float, float, float]:
-    """Both sets, their distance, and the variances of the influences; once for all protocols of the same two sets."""
+    """Both Gaussians, their distance and the variances of the influences, computed once for all protocols."""
 
     def make() -> tuple[_Gaussian, _Gaussian, float, float, float]:
         real, fake = _sides(inputs)
@@ -413,8 +457,8 @@ def _too_few(n: int, d: int, what: str = "") -> tuple[str, ...]:
 
 
 def _compute(inputs: Inputs) -> list[Value]:
-    real, fake, distance, of_real, of_fake = _measured(inputs)
-    error = math.sqrt(of_real / max(real.n, 1) + of_fake / fake.n)
+    real, fake, distance, variance_real, variance_fake = _measured(inputs)
+    error = math.sqrt(variance_real / max(real.n, 1) + variance_fake / fake.n)
     n = fake.n if inputs.real.features is None else min(real.n, fake.n)
     uncertainty = Uncertainty(error, "standard error", _over(inputs))
     return [Value(distance, uncertainty, real.n, fake.n, warnings=_too_few(n, len(fake.mean)))]
@@ -422,16 +466,16 @@ def _compute(inputs: Inputs) -> list[Value]:
 
 def _compute_intra(inputs: Inputs) -> list[Value]:
     real, fake = require_features(inputs)
-    of_real, of_fake = require_labels(inputs.real), require_labels(inputs.fake)
-    classes = torch.cat([of_real, of_fake]).unique().tolist()
-    counts = {c: (int((of_real == c).sum()), int((of_fake == c).sum())) for c in classes}
+    labels_real, labels_fake = require_labels(inputs.real), require_labels(inputs.fake)
+    classes = torch.cat([labels_real, labels_fake]).unique().tolist()
+    counts = {c: (int((labels_real == c).sum()), int((labels_fake == c).sum())) for c in classes}
     for c, (n, m) in counts.items():
         if min(n, m) < 2:
-            raise Unavailable(f"every class needs at least 2 images on each side: class {c} has {n} and {m}")
+            raise Unavailable(f"every class needs at least 2 images in each set: class {c} has {n} and {m}")
     values, variance = {}, 0.0
     for c in classes:
-        x, y = real[of_real == c], fake[of_fake == c]
-        values[str(c)], v_real, v_fake = _distance_and_variances(_of_features(x), _of_features(y), x, y)
+        x, y = real[labels_real == c], fake[labels_fake == c]
+        values[str(c)], v_real, v_fake = _distance_and_variances(_from_features(x), _from_features(y), x, y)
         variance += v_real / len(x) + v_fake / len(y)
     error = math.sqrt(variance) / len(classes)
     uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method), classes given")
@@ -442,21 +486,21 @@ def _compute_intra(inputs: Inputs) -> list[Value]:
 
 
 def subset_sizes(n: int) -> list[int]:
-    """The 15 sizes, evenly spaced from 5,000 (or half of n, where that is less) to n. Raises Unavailable below 4."""
+    """Return 15 sizes, evenly spaced from 5,000 (or n / 2, if that is smaller) to n. Raises Unavailable for n < 4."""
     if n < 4:
-        raise Unavailable(f"an extrapolation over sizes of 2 up needs at least 4 images, not {n}")
+        raise Unavailable(f"an extrapolation over subsets of 2 and more needs at least 4 images, not {n}")
     return [int(size) for size in np.linspace(min(INF_START, n // 2), n, INF_POINTS)]
 
 
 def _compute_inf(inputs: Inputs) -> list[Value]:
     sizes = subset_sizes(len(features_of(inputs.fake)))
-    real, whole, distance, of_real, of_fake = _measured(inputs)
+    real, whole, distance, variance_real, variance_fake = _measured(inputs)
     fake = features_of(inputs.fake)
     n, d = fake.shape
     # The intercept of least squares is a weighted sum of the distances.
     inverse = 1 / np.array(sizes)
-    away = inverse - inverse.mean()
-    weights = 1 / len(sizes) - inverse.mean() * away / np.square(away).sum()
+    centred = inverse - inverse.mean()
+    weights = 1 / len(sizes) - inverse.mean() * centred / np.square(centred).sum()
     values, share = [], torch.zeros(n, dtype=torch.float64)
     for size, weight in zip(sizes, weights, strict=True):
         if size == n:
@@ -464,16 +508,19 @@ def _compute_inf(inputs: Inputs) -> list[Value]:
             values.append(distance)
         else:
             drawn = torch.randperm(n, generator=inputs.generator)[:size]
-            values.append(_distance(real, _of_features(fake[drawn])))
+            values.append(_distance(real, _from_features(fake[drawn])))
         share[drawn] += weight / size
-    # To first order each distance is a mean of influences over its subset, so the intercept weights a sample by its
-    # share: subsets that overlap, and their draw, are counted as they are.
-    error = math.sqrt(of_real / max(real.n, 1) + of_fake * share.square().sum().item())
+    # To first order each distance is a mean of influences over its subset, so that the intercept weights each sample by
+    # its share. This includes the overlap and the draw of the subsets.
+    error = math.sqrt(variance_real / max(real.n, 1) + variance_fake * share.square().sum().item())
     uncertainty = Uncertainty(error, "standard error", _over(inputs).replace("method)", "method) and draw of subsets"))
-    warnings = [f"sizes from {sizes[0]:,}, not {INF_START:,}: {n:,} images are few"] if sizes[0] < INF_START else []
+    warnings = []
+    if sizes[0] < INF_START:
+        warnings.append(f"subsets from {sizes[0]:,} images, not {INF_START:,}: {n:,} images are few")
     if sizes[0] <= d:
-        warnings.append(f"subsets of {sizes[0]:,} images for {d} features: there the distance is not a line over 1/n")
-    details = {"sizes": sizes, "distances": values, "slope": float(away @ np.array(values) / np.square(away).sum())}
+        warnings.append(f"subsets of {sizes[0]:,} images for {d} features: the distance is not linear in 1/n there")
+    slope = float(centred @ np.array(values) / np.square(centred).sum())
+    details = {"sizes": sizes, "distances": values, "slope": slope}
     value = float(weights @ np.array(values))
     return [Value(value, uncertainty, real.n, whole.n, details=details, warnings=tuple(warnings))]
 

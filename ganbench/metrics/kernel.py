@@ -1,28 +1,29 @@
-"""Kernel distances: the squared maximum mean discrepancy of features under a kernel; over Inception-v3 `kd` is KID.
+"""Kernel distances: the squared maximum mean discrepancy of features; with Inception-v3 features `kd` is KID.
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
-`kd`: k(a, b) = (a'b / d + 1)^3. Bińkowski et al. (2018), "Demystifying MMD GANs", arXiv:1801.01401, Section 4.
-Unbiased, hence negative at times; raw, never times 1000. The protocol takes the mean over 100 subsets of 1,000 (or of
-all, where there are fewer), drawn without replacement with torch-fidelity's seed and order (fakes first), and agrees
-with it on the same features, to 1e-6 where it is given float64: in float32 it loses digits of small distances. Lower is
-better.
+`kd` has the kernel k(a, b) = (a'b / d + 1)^3. Source: Bińkowski et al. (2018), "Demystifying MMD GANs",
+arXiv:1801.01401, Section 4. The estimate is unbiased and can therefore be negative; it is never multiplied by 1000. The
+protocol takes the mean over 100 subsets of 1,000 images (or of all images, if there are fewer), drawn without
+replacement with torch-fidelity's seed and order (generated images first). The result agrees with torch-fidelity on the
+same features, to 1e-6 if torch-fidelity gets float64: in float32 it loses digits of small distances. Lower is better.
 
-`mmd_rbf`: k(a, b) = exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, of features brought to length 1. Jayasumana et al.
-(2024), "Rethinking FID: Towards a Better Evaluation Metric for Image Generation", arXiv:2401.09603, Section 4: their
-CMMD is this over CLIP's image embeddings, times 1000, which is not applied here. All pairs count, a sample with itself
-too, as in the official code: biased upwards by about (1 - E k) / n on either side, range [0, 2], 0 for a set beside
-itself. Lower is better.
+`mmd_rbf` has the kernel k(a, b) = exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, on features normalised to length 1.
+Source: Jayasumana et al. (2024), "Rethinking FID: Towards a Better Evaluation Metric for Image Generation",
+arXiv:2401.09603, Section 4. Their CMMD uses CLIP's image embeddings and a factor of 1000, which is not applied here.
+As in the official code, all pairs are used, including each sample with itself. The estimate is therefore biased upwards
+by about (1 - E k) / n for each set, has the range [0, 2], and is 0 for a set against itself. Lower is better.
 
-The standard error is taken to first order (Hoeffding's projection): sample i contributes 2 (mean_j k(x_i, x_j) - mean_j
-k(x_i, y_j)). For `kd` it is not the spread over subsets, which overlap: given the samples, the mean over subsets
-scatters around the U-statistic of all of them by that spread over the root of their number, which is added. Where the
-two sets are alike, the first order overstates the error of an unbiased estimate, by about 1.4.
+The standard error is of first order (Hoeffding's projection): sample i contributes 2 (mean_j k(x_i, x_j) - mean_j
+k(x_i, y_j)). The spread of `kd` over subsets is not a standard error, because the subsets overlap. For fixed samples,
+the mean over subsets varies around the U-statistic of all samples by that spread divided by the root of the number of
+subsets; this term is added. If both sets have the same distribution, the first order overestimates the error of an
+unbiased estimate by a factor of about 1.4.
 
-Products are in float32, sums in float64. For that MMD^2 is written in what is left of the kernel once its parts in x
-alone and in y alone are gone: they cancel, and would carry the rounding of far larger numbers. With c the mean of all
-features, x = c + u, y = c + v, s = c'c/d + 1, p = u'c/d, q = v'c/d, g = u'v/d and A = s + p + q, the cubic kernel
-leaves g (t^2 + tA + A^2) + 3pq (A + s), where t = A + g.
+Products are in float32, sums in float64. The parts of the kernel that depend on x alone or on y alone cancel in MMD^2.
+They are removed beforehand, because they would add the rounding of much larger numbers. With c the mean of all
+features, x = c + u, y = c + v, s = c'c/d + 1, p = u'c/d, q = v'c/d, g = u'v/d and A = s + p + q, the rest of the cubic
+kernel is g (t^2 + tA + A^2) + 3pq (A + s), where t = A + g.
 """
 
 import math
@@ -38,22 +39,27 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 from ganbench.metrics.products import blas_product
 
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 2020
-SIGMA = 10.0  # of `mmd_rbf`
-ROWS = 2000  # of either set, that the first-order error is estimated from where not all pairs are needed anyway
-BLOCK = 1000  # rows at a time, to bound the memory; even
+SIGMA = 10.0  # width of the kernel of `mmd_rbf`
+ROWS = 2000  # rows of each set for the first-order error, unless all pairs are computed for the value
+BLOCK = 1000  # rows at a time, to bound the memory; an even number
 
-Block = Callable[[slice, slice], Tensor]  # the kernel between some rows and some others, float32
+Block = Callable[[slice, slice], Tensor]  # the kernel between two slices of rows, float32
 
 
 def cubic_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """(a b' / d + 1)^3 for N x d and M x d: N x M, in the inputs' dtype."""
+    """Return (a b' / d + 1)^3 for N x d and M x d features: N x M, in their dtype."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def mmd2_unbiased(real: Tensor, fake: Tensor) -> float:
-    """Unbiased MMD^2 under the cubic kernel of N x d and M x d features, as it is written, in float64.
+    """Return the unbiased MMD^2 of all samples with the cubic kernel, directly from the definition in float64.
 
-    Raises Unavailable for fewer than two samples.
+    real, fake: floating N x d and M x d features. The value can be negative.
+    Raises Unavailable if a set has fewer than two samples.
+    Source: Bińkowski et al. (2018), Section 4.
+
+    >>> round(mmd2_unbiased(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])), 6)
+    9.5
     """
     _require_two(real, fake)
     x, y = real.double(), fake.double()
@@ -65,37 +71,51 @@ def mmd2_unbiased(real: Tensor, fake: Tensor) -> float:
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> Tensor:
-    """Unbiased MMD^2 under the cubic kernel of each subset of N x d and M x d features: float64, one value a subset.
+    """Return the unbiased MMD^2 of 100 random subsets with the cubic kernel: float64 100; the mean is KID.
 
-    Their mean is the kernel distance. Raises Unavailable for fewer than two samples.
+    real, fake: floating N x d and M x d features. A subset has 1,000 samples of each set, or all samples of the smaller
+    set. The values can be negative.
+    Raises Unavailable if a set has fewer than two samples.
+    Source: Bińkowski et al. (2018), Section 4.
+
+    >>> values = kernel_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))
+    >>> len(values), round(values.mean().item(), 3)
+    (100, 9.5)
     """
     return _kernel_distance(real, fake)[0]
 
 
 def standard_error(real: Tensor, fake: Tensor, most: int = ROWS) -> float:
-    """First-order standard error of the unbiased MMD^2 of all N x d and M x d features over the samples of both sets.
+    """Return the first-order standard error of the unbiased MMD^2 of all samples, over the samples of both sets.
 
-    The variance of the projection is estimated from `most` rows of each set, spread over it.
+    real, fake: floating N x d and M x d features. The variance of the projection is estimated from `most` evenly spaced
+    rows of each set.
     """
     cubic = _Cubic.of(_spread(real, most), _spread(fake, most))
     return cubic.standard_error(cubic.all_pairs(), len(real), len(fake))
 
 
 def mmd_rbf(real: Tensor, fake: Tensor, sigma: float = SIGMA) -> float:
-    """Biased MMD^2 under the Gaussian kernel of N x d and M x d features brought to length 1, in [0, 2].
+    """Return the biased MMD^2 with the Gaussian kernel on features normalised to length 1, in [0, 2].
 
-    All N + M rows are paired with each other: blocks of them at a time.
+    real, fake: floating N x d and M x d features. sigma: width of the kernel.
+    Raises Unavailable if a set has fewer than two samples.
+    Source: Jayasumana et al. (2024), Section 4; CMMD is 1000 times this over CLIP embeddings.
+
+    >>> real, fake = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+    >>> round(mmd_rbf(real, fake, sigma=1.0), 3)
+    1.264
     """
     return _mmd_rbf(real, fake, sigma)[0]
 
 
 def _require_two(real: Tensor, fake: Tensor) -> None:
     if min(len(real), len(fake)) < 2:
-        raise Unavailable("the kernel distance needs at least 2 images on each side")
+        raise Unavailable("the kernel distance needs at least 2 images in each set")
 
 
 def _spread(x: Tensor, most: int) -> Tensor:
-    """At most `most` rows, evenly spread: a set may be in the order of its classes."""
+    """At most `most` evenly spaced rows, because a set may be ordered by class."""
     return x[:: -(-len(x) // most)]
 
 
@@ -105,8 +125,11 @@ def _slices(n: int) -> list[slice]:
 
 @dataclass
 class _Sums:
-    """Sums of a kernel over pairs, float64: of each row and each column (n x 2: with the others of even and of odd
-    index), and within each pair of subsets."""
+    """Sums of a kernel over pairs, float64.
+
+    rows: n x 2, sums of each row over the columns of even and of odd index. columns: m x 2, the same for each column.
+    subsets: sums within each pair of subsets.
+    """
 
     rows: Tensor
     columns: Tensor
@@ -114,9 +137,9 @@ class _Sums:
 
 
 def _sum_pairs(block: Block, n: int, m: int, same: bool, in_a: Tensor | None, in_b: Tensor | None) -> _Sums:
-    """Sum the n x m kernel in blocks. same: rows and columns are one set; a row with itself does not count.
+    """Sum the n x m kernel in blocks. same: rows and columns are one set, and pairs of a row with itself are excluded.
 
-    in_a, in_b: float32 n x K and m x K, 1 where the row is in the subset.
+    in_a, in_b: float32 n x K and m x K, 1 for each row of a subset and 0 for the other rows.
     """
     rows, columns = torch.zeros(n, 2, dtype=torch.float64), torch.zeros(m, 2, dtype=torch.float64)
     subsets = torch.zeros(0 if in_a is None else in_a.shape[1], dtype=torch.float64)
@@ -139,9 +162,10 @@ def _sum_pairs(block: Block, n: int, m: int, same: bool, in_a: Tensor | None, in
 
 @dataclass
 class _Cubic:
-    """Two sets, prepared for the cubic kernel. All is divided by `scale`^2, a typical a'b / d + 1, to fit float32.
+    """Two sets, prepared for the cubic kernel.
 
-    u, v: centred rows, whose products are g (float32). p, q: products with the centre (float64).
+    u, v: centred rows (float32), whose products are g. p, q: their products with the centre (float64). All products are
+    divided by `scale`^2, a typical a'b / d + 1, so that float32 neither overflows nor underflows.
     """
 
     u: Tensor
@@ -170,7 +194,7 @@ class _Cubic:
         return cls(u, v, p, q, ((centre @ centre).item() / d + 1) / scale**2, scale)
 
     def take(self, real: Tensor, fake: Tensor) -> "_Cubic":
-        """Some rows of either set, by their indices."""
+        """Subsets of both sets, by indices."""
         return _Cubic(self.u[real], self.v[fake], self.p[real], self.q[fake], self.s, self.scale)
 
     def block(self, a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> Tensor:
@@ -182,9 +206,9 @@ class _Cubic:
         return k.addcmul_(t, whole).addcmul_(whole, whole).mul_(g)
 
     def small_block(self, a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> NDArray[np.float32]:
-        """`block` by NumPy alone, whose product takes half the time where a and b are the same rows.
+        """`block` with NumPy only: its product takes half the time if a and b are the same rows.
 
-        Its threads, still waiting for work, would hold up torch's after each product.
+        All steps use NumPy, because the waiting threads of its product would delay those of torch.
         """
         g = a.numpy() @ b.numpy().T
         whole = np.add.outer(p.numpy().astype(np.float32), (q + self.s).numpy().astype(np.float32))
@@ -198,11 +222,11 @@ class _Cubic:
         return k
 
     def rest(self, p: Tensor, q: Tensor) -> Tensor:
-        """Sums of 3pq (A + s) over all q, for each p."""
+        """Sum of 3pq (A + s) over all q, for each p."""
         return 3 * p * ((2 * self.s + p) * q.sum() + q.square().sum())
 
     def own(self, p: Tensor) -> Tensor:
-        """3pq (A + s) for q = p."""
+        """3pq (A + s) for q = p, for each p."""
         return 6 * p**2 * (self.s + p)
 
     def mmd2(self) -> float:
@@ -222,7 +246,7 @@ class _Cubic:
         return total * self.scale**6
 
     def all_pairs(self, in_x: Tensor | None = None, in_y: Tensor | None = None) -> tuple[_Sums, _Sums, _Sums]:
-        """Sums over all pairs: within the real ones, within the fakes, between them."""
+        """Sums over all pairs of real, of generated, and of real with generated samples."""
         u, v, p, q, n, m = self.u, self.v, self.p, self.q, len(self.u), len(self.v)
         return (
             _sum_pairs(lambda i, j: self.block(u[i], p[i], u[j], p[j]), n, n, True, in_x, in_x),
@@ -231,11 +255,11 @@ class _Cubic:
         )
 
     def standard_error(self, sums: tuple[_Sums, _Sums, _Sums], n: int, m: int) -> float:
-        """To first order, of the unbiased MMD^2 of n and m samples, of which these are all or some."""
+        """First-order error of the unbiased MMD^2 of n and m samples; the rows are all of them or subsets."""
         xx, yy, xy = sums
-        of_real = self._variance(self.p, xx.rows, self.q, xy.rows, n) / n
-        of_fake = self._variance(self.q, yy.rows, self.p, xy.columns, m) / m
-        return math.sqrt(of_real + of_fake) * self.scale**6
+        variance_real = self._variance(self.p, xx.rows, self.q, xy.rows, n) / n
+        variance_fake = self._variance(self.q, yy.rows, self.p, xy.columns, m) / m
+        return math.sqrt(variance_real + variance_fake) * self.scale**6
 
     def _variance(self, p: Tensor, within: Tensor, q: Tensor, between: Tensor, n: int) -> float:
         """The variance of 2 (mean_j k(x_i, x_j) - mean_j k(x_i, y_j)) for means over n samples."""
@@ -243,8 +267,8 @@ class _Cubic:
         variance = 4 * (same - (between.sum(1) + self.rest(p, q)) / len(q)).var().item()
         if len(p) == n:
             return variance
-        # Means over fewer scatter more. What means over one half of the others share with those over the other half is
-        # the projection's own variance; what is left falls with the number of others.
+        # Means over smaller samples are noisier. The covariance of the means over two halves of the samples is the
+        # variance of the projection; the rest of the variance decreases with the number of samples.
         halves = []
         for half in (0, 1):
             own = torch.zeros(len(p), dtype=torch.float64)
@@ -255,7 +279,7 @@ class _Cubic:
         return shared + (variance - shared) * len(p) / n
 
     def mmd2_of_subsets(self, in_x: Tensor, in_y: Tensor, sums: tuple[_Sums, _Sums, _Sums]) -> Tensor:
-        """The unbiased MMD^2 of each subset, from the sums within them."""
+        """The unbiased MMD^2 of each subset, from the sums within the subsets."""
         counts = in_x.sum(0, dtype=torch.float64)
         p1, p2, p3 = (in_x.double().T @ self.p**k for k in (1, 2, 3))
         q1, q2, q3 = (in_y.double().T @ self.q**k for k in (1, 2, 3))
@@ -266,7 +290,7 @@ class _Cubic:
 
 
 def _kernel_distance(real: Tensor, fake: Tensor) -> tuple[Tensor, float]:
-    """MMD^2 of each subset, and the first-order standard error over the samples."""
+    """The MMD^2 of each subset, and the first-order standard error over the samples."""
     _require_two(real, fake)
     n, m = len(real), len(fake)
     size = min(SUBSET_SIZE, n, m)
@@ -279,7 +303,7 @@ def _kernel_distance(real: Tensor, fake: Tensor) -> tuple[Tensor, float]:
     if (n + m) ** 2 > 1.3 * SUBSETS * (2 * size) ** 2:
         values = torch.tensor([cubic.take(x, y).mmd2() for x, y in drawn], dtype=torch.float64)
         return values, standard_error(real, fake)
-    # All pairs cost less than the pairs in all subsets: they are made once, and summed over each subset.
+    # All pairs cost less than the pairs of all subsets: compute them once, and sum them for each subset.
     in_x, in_y = torch.zeros(n, SUBSETS), torch.zeros(m, SUBSETS)
     for k, (x, y) in enumerate(drawn):
         in_x[x, k] = in_y[y, k] = 1
@@ -291,12 +315,12 @@ def _mmd_rbf(real: Tensor, fake: Tensor, sigma: float) -> tuple[float, float]:
     """The biased MMD^2 under the Gaussian kernel, and its first-order standard error."""
     _require_two(real, fake)
     if torch.equal(real, fake):
-        return 0.0, 0.0  # every term cancels; rounding would leave some 1e-12
+        return 0.0, 0.0  # all terms cancel, but rounding would leave about 1e-12
     n, m = len(real), len(fake)
     total = torch.zeros(real.shape[1], dtype=torch.float64)
     for c in (*real.split(BLOCK), *fake.split(BLOCK)):
         total += _unit(c).sum(0)
-    centre = total / (n + m)  # distances do not depend on it, and their rounding does
+    centre = total / (n + m)  # does not change the distances, but reduces their rounding
     sides = []
     for x in (real, fake):
         u, p = torch.empty(x.shape), torch.empty(len(x), dtype=torch.float64)
@@ -307,7 +331,7 @@ def _mmd_rbf(real: Tensor, fake: Tensor, sigma: float) -> tuple[float, float]:
     (u, p), (v, q) = sides
 
     def block(a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> Tensor:
-        """k - 1, so that small distances keep their digits; the ones cancel."""
+        """k - 1, so that small distances keep their digits; the ones cancel in MMD^2."""
         return blas_product(a, b).add_(p[:, None]).add_(q).clamp_(max=0).expm1_()
 
     xx = _sum_pairs(lambda i, j: block(u[i], p[i], u[j], p[j]), n, n, True, None, None)
@@ -319,16 +343,16 @@ def _mmd_rbf(real: Tensor, fake: Tensor, sigma: float) -> tuple[float, float]:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows of length 1 in float64; zeros stay zeros."""
+    """Rows normalised to length 1, in float64; rows of zeros stay zero."""
     x = x.double()
     return x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def _compute(inputs: Inputs) -> list[Value]:
     real, fake = require_features(inputs)
-    values, of_samples = _kernel_distance(real, fake)
+    values, error_of_samples = _kernel_distance(real, fake)
     size, spread = min(SUBSET_SIZE, len(real), len(fake)), values.std(correction=0).item()
-    error = math.hypot(of_samples, spread / math.sqrt(SUBSETS))
+    error = math.hypot(error_of_samples, spread / math.sqrt(SUBSETS))
     uncertainty = Uncertainty(error, "standard error", "the samples of both sets (first order) and the draw of subsets")
     details = {"subsets": SUBSETS, "subset_size": size, "std_over_subsets": spread}
     warnings = (f"subsets of {size} instead of {SUBSET_SIZE:,}",) if size < SUBSET_SIZE else ()

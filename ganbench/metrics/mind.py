@@ -42,7 +42,7 @@ def monge_distance(real: Tensor, fake: Tensor, directions: Tensor) -> tuple[floa
     if len(real) != len(fake):
         raise ValueError(f"{len(real)} real and {len(fake)} generated samples: the distance needs pairs")
     if len(real) < 2:
-        raise Unavailable(f"the distance needs at least 2 images on each side, not {len(real)}")
+        raise Unavailable(f"the distance needs at least 2 images in each set, not {len(real)}")
     x, y = real.double(), fake.double()
     per_direction = []
     influence = torch.zeros(2, len(x), dtype=torch.float64)

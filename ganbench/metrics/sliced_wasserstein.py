@@ -173,7 +173,7 @@ def _compute(inputs: Inputs) -> list[Value]:
         raise Unavailable("generated and real images differ in size")
     n = min(len(real), len(fake), ENOUGH)
     if n < 2:
-        raise Unavailable(f"the distance needs at least 2 images on each side, not {n}")
+        raise Unavailable(f"the distance needs at least 2 images in each set, not {n}")
     sides = levels(*real.shape[2:])
     x, y = (s if len(s) == n else s[torch.randperm(len(s), generator=g)[:n]] for s in (real, fake))
     warnings = (f"{n:,} images instead of {ENOUGH:,}: biased upwards, comparable only at equal counts",) * (n < ENOUGH)

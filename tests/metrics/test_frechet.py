@@ -26,7 +26,7 @@ PROTOCOLS = {p.stem: p for p in frechet.PROTOCOLS}
 
 
 def draw(n, d, seed, rank=None, dtype=torch.float32):
-    """Correlated, skewed features N x d, like those behind a ReLU; of lower rank if asked for."""
+    """Return correlated, skewed features N x d, like those behind a ReLU; optionally of lower rank."""
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(rank or d, d, generator=g, dtype=dtype) / d**0.5
     return torch.randn(n, rank or d, generator=g, dtype=dtype).relu() @ mix + 0.1 * torch.randn(
@@ -42,7 +42,7 @@ def by_sqrtm(real, fake):
 
 
 def by_singular_values(real, fake):
-    """tr (S_r S_f)^(1/2) as the nuclear norm of the N x M matrix of centred products: no covariance is formed."""
+    """The distance with tr (S_r S_f)^(1/2) as a nuclear norm of centred products, without covariances."""
     x, y = real.double().numpy(), fake.double().numpy()
     a, b = (x - x.mean(0)) / (len(x) - 1) ** 0.5, (y - y.mean(0)) / (len(y) - 1) ** 0.5
     nuclear = scipy.linalg.svd(a @ b.T, compute_uv=False, lapack_driver="gesvd").sum()
@@ -73,7 +73,7 @@ def measure(stem, real, fake, seed=0):
 
 @pytest.fixture(params=["in full", "by squares"])
 def way(request, monkeypatch):
-    """Problems of either size: small ones are done without squaring and in float64."""
+    """Run a test with the code for small problems (float64, without squaring) and for large ones."""
     if request.param == "by squares":
         monkeypatch.setattr(frechet, "SMALL", 0)
     return request.param
@@ -83,7 +83,7 @@ def way(request, monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 2), (200, 150, 16), (1000, 700, 64), (500, 400, 200)])
-def test_it_equals_torch_fidelity_scipy_and_the_nuclear_norm_on_regular_covariances(n, m, d, way):
+def test_the_distance_equals_torch_fidelity_scipy_and_the_nuclear_norm_on_regular_covariances(n, m, d, way):
     real, fake = draw(n, d, 1), draw(m, d, 2) * 1.3 + 0.2
     for value in (frechet_distance(real, fake), frechet_distance_from_moments(moments(real), moments(fake))):
         assert value == pytest.approx(by_torch_fidelity(real, fake), rel=1e-9)
@@ -99,20 +99,20 @@ def test_singular_covariances_lose_no_digits(n, m, d, rank, way):
     real, fake = draw(n, d, 1, rank), draw(m, d, 2, rank) * 1.3 + 0.2
     value = frechet_distance(real, fake)
     assert value == pytest.approx(by_singular_values(real, fake), rel=1e-12 if way == "in full" else 1e-10)
-    # torch-fidelity takes the root of a product of covariances, which keeps half the digits where it is singular.
+    # torch-fidelity uses the root of a product of covariances, which loses half the digits if it is singular.
     assert value == pytest.approx(by_torch_fidelity(real, fake), rel=1e-6)
     assert frechet_distance(fake, real) == pytest.approx(value, rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "m", "d", "rank"), SINGULAR)
-def test_singular_covariances_lose_few_digits_where_only_moments_are_known(n, m, d, rank, way):
+def test_singular_covariances_lose_few_digits_if_only_moments_are_known(n, m, d, rank, way):
     real, fake = draw(n, d, 1, rank), draw(m, d, 2, rank) * 1.3 + 0.2
     value = frechet_distance_from_moments(moments(real), moments(fake))
     assert value == pytest.approx(by_singular_values(real, fake), rel=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_the_scale_costs_no_digits(scale, way):
+def test_the_scale_of_features_loses_no_digits(scale, way):
     real, fake = draw(100, 20, 1, dtype=torch.float64), draw(90, 20, 2, dtype=torch.float64) * 1.3 + 0.2
     value, error = distance_and_error(real, fake)
     scaled = distance_and_error(real * scale, fake * scale)
@@ -128,7 +128,7 @@ def test_single_precision_and_squares_are_enough_for_the_standard_error(n, m, d,
     assert frechet_standard_error(real, fake) == pytest.approx(exact, rel=1e-5)
 
 
-def test_dead_features_are_no_obstacle(way):
+def test_constant_features_do_not_change_the_distance(way):
     real, fake = draw(200, 10, 1), draw(150, 10, 2) * 1.3
     value = frechet_distance(real, fake)
     wide = [torch.cat([x, torch.full((len(x), 3), 2.0)], dim=1) for x in (real, fake)]
@@ -139,13 +139,13 @@ def test_dead_features_are_no_obstacle(way):
 
 
 def close(a, b, tolerance=1e-12):
-    """Equal to within rounding of the largest entry."""
+    """Return True if a and b are equal up to rounding of the largest entry."""
     return np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(np.asarray(b)).max()
 
 
 @pytest.mark.parametrize("chunk", [7, 50, 2048])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_moments_equal_numpy_s(chunk, offset, monkeypatch):
+def test_moments_equal_numpy(chunk, offset, monkeypatch):
     monkeypatch.setattr(frechet, "CHUNK", chunk)
     x = draw(301, 12, 1, dtype=torch.float64) + offset
     m = moments(x)
@@ -155,7 +155,7 @@ def test_moments_equal_numpy_s(chunk, offset, monkeypatch):
     assert torch.equal(m.cov, m.cov.T)
 
 
-def test_a_mean_that_moves_on_the_way_loses_no_digits(monkeypatch):
+def test_a_mean_that_changes_during_the_update_loses_no_digits(monkeypatch):
     monkeypatch.setattr(frechet, "CHUNK", 100)
     x = torch.cat([draw(100, 5, i, dtype=torch.float64) + 1e5 * (i == 0) for i in range(5)])
     assert close(moments(x).cov, np.cov(x.numpy(), rowvar=False), 1e-11)
@@ -169,7 +169,7 @@ def test_rows_may_come_in_any_batches_and_from_several_accumulators():
     for i, batch in enumerate(batches):
         parts[i % 2].update(batch)
         if i == len(batches) // 2:
-            assert parts[0].moments().n == len(parts[0])  # a look on the way changes nothing
+            assert parts[0].moments().n == len(parts[0])  # reading the moments changes nothing
     parts[0].merge(parts[1])
     parts[0].merge(parts[2])
     parts[2].merge(parts[0])
@@ -179,7 +179,7 @@ def test_rows_may_come_in_any_batches_and_from_several_accumulators():
         assert close(m.cov, whole.cov)
 
 
-def test_the_buffer_of_a_training_loop_may_be_used_again_and_gradients_do_not_matter():
+def test_the_accumulator_copies_batches_and_ignores_gradients():
     x, seen = draw(30, 4, 1), MomentsAccumulator()
     buffer = torch.empty(10, 4)
     for rows in x.split(10):
@@ -190,8 +190,8 @@ def test_the_buffer_of_a_training_loop_may_be_used_again_and_gradients_do_not_ma
     assert close(seen.moments().cov, np.cov(x.repeat(2, 1).double().numpy(), rowvar=False))
 
 
-def test_a_million_rows_take_no_more_memory_than_a_few():
-    import tracemalloc  # sees NumPy's arrays, in which all is kept
+def test_the_memory_does_not_grow_with_the_number_of_rows():
+    import tracemalloc  # it traces NumPy's arrays, which hold all data
 
     rows, peaks = draw(10_000, 8, 1), {}
     for batches in (1, 100):
@@ -207,7 +207,7 @@ def test_a_million_rows_take_no_more_memory_than_a_few():
     assert peaks[100] < 1.1 * peaks[1] < 2**20
 
 
-def test_rows_of_another_length_are_refused():
+def test_rows_of_another_length_raise():
     seen = MomentsAccumulator()
     seen.update(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="rows of 4 features"):
@@ -219,16 +219,16 @@ def test_rows_of_another_length_are_refused():
 # --- Closed forms
 
 
-def test_one_dimension_has_the_closed_form():
-    # (mu_r - mu_f)^2 + (sigma_r - sigma_f)^2, with the unbiased deviations
+def test_one_dimension_equals_the_closed_form():
+    # (mu_r - mu_f)^2 + (sigma_r - sigma_f)^2 with the unbiased standard deviations
     real, fake = draw(50, 1, 1), draw(70, 1, 2) * 3 + 1
     x, y = real.double().numpy(), fake.double().numpy()
     expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
     assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-12)
 
 
-def test_axis_parallel_gaussians_have_the_closed_form():
-    # Whitened samples have exactly the moments that are asked for: |delta|^2 + sum (sigma_r - sigma_f)^2.
+def test_axis_parallel_gaussians_equal_the_closed_form():
+    # Whitened samples have exactly the chosen moments: |delta|^2 + sum (sigma_r - sigma_f)^2.
     def exact(n, scale, shift, seed):
         x = np.random.RandomState(seed).randn(n, len(scale))
         q = np.linalg.qr(x - x.mean(0))[0] * (n - 1) ** 0.5
@@ -240,7 +240,7 @@ def test_axis_parallel_gaussians_have_the_closed_form():
 
 
 @pytest.mark.parametrize(("n", "d", "rank"), [(100, 10, None), (10, 100, None), (100, 50, 5)])
-def test_a_set_against_itself_is_zero_to_rounding(n, d, rank, way):
+def test_a_set_against_itself_is_zero_up_to_rounding(n, d, rank, way):
     x = draw(n, d, 3, rank)
     total_variance = x.double().var(0).sum().item()
     for other in (x.clone(), x.flip(0)):
@@ -250,7 +250,7 @@ def test_a_set_against_itself_is_zero_to_rounding(n, d, rank, way):
         assert 0 <= frechet_distance_from_moments(moments(x), moments(other)) <= 1e-12 * total_variance
 
 
-def test_constant_sets_differ_by_their_means_alone(way):
+def test_constant_sets_differ_only_by_their_means(way):
     x = torch.ones(5, 3)
     assert distance_and_error(x, x * 3) == (pytest.approx(12, rel=1e-12), 0)
     assert distance_and_error(torch.zeros(5, 3), torch.zeros(4, 3)) == (0, 0)
@@ -259,7 +259,7 @@ def test_constant_sets_differ_by_their_means_alone(way):
 
 @given(shift=st.floats(-100, 100), scale=st.floats(0.01, 100), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
-def test_it_is_symmetric_ignores_a_common_shift_and_grows_with_the_square_of_the_scale(shift, scale, seed):
+def test_the_distance_is_symmetric_ignores_a_common_shift_and_grows_with_the_square_of_the_scale(shift, scale, seed):
     real, fake = draw(40, 5, seed, dtype=torch.float64), draw(30, 5, seed + 1, dtype=torch.float64) + 0.5
     value, error = distance_and_error(real, fake)
     assert distance_and_error(fake, real) == pytest.approx((value, error), rel=1e-8)
@@ -276,12 +276,12 @@ def gaussians(seed, n, m, d, shift, scale):
 
 
 def truth(d, shift, scale):
-    """The distance between the distributions that `gaussians` draws from."""
+    """Return the distance between the distributions of `gaussians`."""
     return d * shift**2 + (torch.linspace(0.5, 1.5, d).double() - scale).square().sum().item()
 
 
 def coverage(runs, expected):
-    """Share of nominal 95 % intervals, of (value, standard error), that hold what is expected."""
+    """Return the share of nominal 95 % intervals of (value, standard error) that contain the expected value."""
     values, errors = np.array(runs).T
     return float((np.abs(values - expected) <= 1.96 * errors).mean())
 
@@ -290,26 +290,26 @@ CASES = [(400, 300, 4, 0.5, 1.3), (400, 300, 4, 0.0, 2.0), (300, 500, 3, 1.0, 1.
 
 
 @pytest.mark.parametrize(("n", "m", "d", "shift", "scale"), CASES)
-def test_the_standard_error_is_the_standard_deviation_over_fresh_draws_and_its_intervals_cover(n, m, d, shift, scale):
+def test_the_standard_error_equals_the_deviation_over_new_samples_and_its_intervals_cover(n, m, d, shift, scale):
     runs = np.array([distance_and_error(*gaussians(seed, n, m, d, shift, scale)) for seed in range(200)])
-    # 200 draws know a standard deviation to 5 %.
+    # A standard deviation of 200 draws has an error of 5 %.
     assert np.sqrt((runs[:, 1] ** 2).mean()) == pytest.approx(runs[:, 0].std(ddof=1), rel=0.15)
     assert 0.90 <= coverage(runs, truth(d, shift, scale)) <= 0.99
 
 
-def test_the_bias_at_few_images_is_upwards_and_not_in_the_standard_error():
+def test_the_bias_of_few_images_is_upwards_and_larger_than_the_standard_error():
     runs = np.array([distance_and_error(*gaussians(seed, 40, 40, 20, 0.0, 1.0)) for seed in range(50)])
     assert runs[:, 0].mean() > truth(20, 0.0, 1.0) + 3 * runs[:, 1].mean()
 
 
-def test_the_standard_error_counts_both_sets():
+def test_the_standard_error_includes_both_sets():
     def mean(n, m):
         return np.mean([frechet_standard_error(*gaussians(seed, n, m, 3, 1.0, 1.0)) for seed in range(5)])
 
     assert min(mean(5000, 50), mean(50, 5000)) > 4 * mean(5000, 5000)
 
 
-def test_rows_are_spread_over_a_set_that_is_in_order(monkeypatch):
+def test_rows_are_evenly_spaced_over_an_ordered_set(monkeypatch):
     real, fake = gaussians(0, 3000, 3000, 3, 1.0, 1.0)
     fake = fake[fake[:, 0].argsort()]
     whole = frechet_standard_error(real, fake)
@@ -325,7 +325,7 @@ def kept_moments(x):
     return {"moments/1": {"n": torch.tensor(m.n), "mean": m.mean, "cov": m.cov}}
 
 
-def test_the_protocol_is_the_function_and_its_moments_are_kept():
+def test_the_protocol_equals_the_function_and_caches_moments():
     real, fake = draw(300, 12, 1), draw(200, 12, 2) * 1.2
     known = side(real)
     value = measure("fd", known, fake)
@@ -333,12 +333,12 @@ def test_the_protocol_is_the_function_and_its_moments_are_kept():
     assert (value.n_real, value.n_fake) == (300, 200)
     assert set(known.kept) == {"moments/1"}
     assert close(known.kept["moments/1"]["cov"], np.cov(real.double().numpy(), rowvar=False))
-    # What is kept is used: another mean moves the value.
+    # The cache is used: another mean changes the value.
     known.kept["moments/1"]["mean"] += 1
     assert measure("fd", known, fake).value > value.value + 1
 
 
-def test_no_covariance_is_made_of_fewer_images_than_features():
+def test_no_covariance_is_computed_for_fewer_images_than_features():
     few = side(draw(20, 30, 1))
     value = measure("fd", few, draw(25, 30, 2))
     assert not few.kept
@@ -346,7 +346,7 @@ def test_no_covariance_is_made_of_fewer_images_than_features():
     assert value.warnings == ("20 images for 30 features: the covariance is singular, and the distance biased upwards",)
 
 
-def test_few_images_are_said(monkeypatch):
+def test_few_images_give_a_warning(monkeypatch):
     monkeypatch.setattr(frechet, "ENOUGH", 100)
     assert "fewer than 100 images" in measure("fd", draw(150, 4, 1), draw(99, 4, 2)).warnings[0]
     assert measure("fd", draw(100, 4, 1), draw(100, 4, 2)).warnings == ()
@@ -354,7 +354,7 @@ def test_few_images_are_said(monkeypatch):
 
 @pytest.mark.parametrize("m", [200, 8])
 @pytest.mark.parametrize("stem", ["fd", "fd_inf"])
-def test_a_reference_may_be_given_by_its_moments_alone(stem, m):
+def test_a_reference_may_consist_of_moments_alone(stem, m):
     real, fake = draw(300, 12, 1), draw(m, 12, 2) * 1.2
     reference = side(None, kept=kept_moments(real), n=0)
     value, whole = measure(stem, reference, fake), measure(stem, real, fake)
@@ -369,7 +369,7 @@ def test_a_reference_may_be_given_by_its_moments_alone(stem, m):
         measure(stem, reference, fake)
 
 
-def test_no_features_and_no_moments_have_no_distance():
+def test_missing_features_and_moments_are_unavailable():
     with pytest.raises(Unavailable, match="no features"):
         measure("fd", side(None, n=0), draw(50, 6, 2))
 
@@ -392,26 +392,26 @@ def test_intra_fd_is_the_mean_over_classes():
     assert "images in a class" in value.warnings[0]
 
 
-def test_intra_fd_sees_what_fd_does_not():
+def test_intra_fd_detects_wrong_classes_and_fd_does_not():
     (x, a), (y, b) = by_class(1, 400), by_class(2, 400)
-    mixed = (b + 1) % 4  # right images of the wrong classes
+    mixed = (b + 1) % 4  # realistic images of the wrong classes
     assert measure("intra_fd", side(x, a), side(y, mixed)).value > 1
     assert measure("fd", side(x, a), side(y, mixed)).value < 0.2
     assert measure("intra_fd", side(x, a), side(y, b)).value < 0.2
 
 
 @pytest.mark.parametrize("lacking", ["real", "fake"])
-def test_a_class_that_lacks_images_makes_intra_fd_unavailable(lacking):
+def test_intra_fd_with_too_few_images_of_a_class_is_unavailable(lacking):
     sides = {which: side(*by_class(i, 40)) for i, which in enumerate(("real", "fake"))}
     s = sides[lacking]
     kept = (s.labels != 2) | (torch.arange(40) < 4)
     sides[lacking] = side(s.features[kept], s.labels[kept])
     found = "1 and 10" if lacking == "real" else "10 and 1"
-    with pytest.raises(Unavailable, match=f"every class needs at least 2 images on each side: class 2 has {found}"):
+    with pytest.raises(Unavailable, match=f"every class needs at least 2 images in each set: class 2 has {found}"):
         measure("intra_fd", sides["real"], sides["fake"])
 
 
-def test_intervals_of_intra_fd_cover():
+def test_intervals_of_intra_fd_cover_the_truth():
     runs = []
     for seed in range(200):
         sets = [gaussians(1000 * c + seed, 150, 150, 2, 0.5 + c, 1.3) for c in range(2)]
@@ -421,7 +421,7 @@ def test_intervals_of_intra_fd_cover():
     assert 0.90 <= coverage(runs, (truth(2, 0.5, 1.3) + truth(2, 1.5, 1.3)) / 2) <= 0.99
 
 
-def test_sizes_run_from_five_thousand_or_half_to_all():
+def test_subset_sizes_go_from_five_thousand_or_half_to_all():
     sizes = subset_sizes(50_000)
     assert (len(sizes), sizes[0], sizes[1], sizes[-1]) == (15, 5000, 8214, 50_000)
     assert (subset_sizes(10_000)[0], subset_sizes(9000)[0], subset_sizes(4)[0]) == (5000, 4500, 2)
@@ -429,18 +429,18 @@ def test_sizes_run_from_five_thousand_or_half_to_all():
         subset_sizes(3)
 
 
-def test_fd_inf_is_the_intercept_of_a_line_over_one_over_n():
+def test_fd_inf_is_the_intercept_of_a_line_fitted_over_one_over_n():
     value = measure("fd_inf", draw(500, 6, 1), draw(400, 6, 2) * 1.2)
     sizes, distances = value.details["sizes"], value.details["distances"]
     slope, intercept = np.polyfit(1 / np.array(sizes), distances, 1)
     assert value.value == pytest.approx(intercept, rel=1e-9)
     assert value.details["slope"] == pytest.approx(slope, rel=1e-9)
     assert distances[-1] == pytest.approx(frechet_distance(draw(500, 6, 1), draw(400, 6, 2) * 1.2), rel=1e-12)
-    assert value.warnings == ("sizes from 200, not 5,000: 400 images are few",)
+    assert value.warnings == ("subsets from 200 images, not 5,000: 400 images are few",)
 
 
-def test_fd_inf_has_less_bias_and_may_be_negative():
-    # Twenty features: the fakes' bias at 300 is some six times what is left.
+def test_fd_inf_has_a_smaller_bias_and_can_be_negative():
+    # With 20 features and 300 samples, the bias of fd is about six times larger.
     runs = [measure("fd_inf", *(s * 1.0 for s in gaussians(seed, 20_000, 300, 20, 0.0, 1.0))) for seed in range(20)]
     expected = truth(20, 0.0, 1.0)
     left = np.mean([r.value for r in runs]) - expected
@@ -450,17 +450,17 @@ def test_fd_inf_has_less_bias_and_may_be_negative():
     assert min(same) < 0 < max(same)
 
 
-def test_intervals_of_fd_inf_cover():
+def test_intervals_of_fd_inf_cover_the_truth():
     runs = [measure("fd_inf", *gaussians(seed, 800, 300, 3, 0.5, 1.3), seed=seed) for seed in range(200)]
     assert 0.90 <= coverage([(r.value, r.uncertainty.value) for r in runs], truth(3, 0.5, 1.3)) <= 0.99
 
 
-def test_one_image_has_no_covariance():
+def test_one_image_is_unavailable():
     with pytest.raises(Unavailable, match="at least 2 images, not 1"):
         frechet_distance(draw(10, 3, 0), draw(1, 3, 0))
 
 
-def test_a_published_count_has_a_protocol_of_its_own():
+def test_each_published_count_has_its_own_protocol():
     counts = {p.stem: (p.num, p.published) for p in frechet.PROTOCOLS}
     assert counts == {
         "fd": (None, ("fid", "inception-v3")),
@@ -472,7 +472,7 @@ def test_a_published_count_has_a_protocol_of_its_own():
     }
 
 
-def test_moments_of_unknown_count_are_enough_for_the_distance():
+def test_moments_of_an_unknown_count_give_the_distance():
     real, fake = moments(draw(300, 12, 1)), moments(draw(200, 12, 2) * 1.2)
     unknown = Moments(0, real.mean, real.cov)
     assert frechet_distance_from_moments(unknown, fake) == frechet_distance_from_moments(real, fake)
