@@ -1,4 +1,4 @@
-"""What holds for every metric that is installed: its protocol says what it is, and it yields a right value or none."""
+"""Tests for every installed metric: its protocol is described, and it gives a correct value or a reason for none."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ from ganbench.metrics.contract import NEEDS, Inputs, Model, Protocol, Side, Unav
 PROTOCOLS = list(measure.protocols().values())
 CLASSES = 5
 
-# Nothing is drawn and nothing is split: the order of the samples must not matter. Tolerance, relative.
+# Metrics without random draws and splits, for which the order of samples must not matter: relative tolerances.
 ORDER_FREE = {
     "fd": 1e-9, "fd50k_full": 1e-9, "fd10k_full": 1e-9, "fd5k_full": 1e-9, "intra_fd": 1e-9, "mmd_rbf": 1e-6,
     "score_1split": 1e-12, "discriminability": 0, "nn_error": 0,
@@ -26,7 +26,7 @@ ORDER_FREE = {
     "cluster_error_majority": 0, "reconstruction_l1": 1e-12, "reconstruction_mse": 1e-12,
     "modes": 0, "class_kl": 1e-9, "stacked_modes": 0, "stacked_modes_kl": 1e-9, "parzen_ll": 1e-9,
 }
-# Best (or, for a direction of 'none', extreme) where the fakes are the reals themselves, once more.
+# Values if the generated images are a copy of the real ones: the best, or an extreme one for direction 'none'.
 ITSELF = {
     "fd": 0,
     "monge": 0,
@@ -42,7 +42,7 @@ ITSELF = {
     "coverage": 1,
     "class_kl": 0,
 }
-# Without a value where nothing varies: this is the reason they give.
+# Metrics without a value if nothing varies, with the reason.
 UNDEFINED = {"accuracy_diversity_correlation": "is the same in every class", "z_from_y": "do not vary"}
 
 
@@ -51,7 +51,7 @@ SEES_IMAGES = [p for p in PROTOCOLS if any(p.needs_side(s) for s in ("real", "fa
 
 @pytest.fixture(autouse=True)
 def few_labels(monkeypatch):
-    """A thousand labels would need more images than there are here: one a class takes the same way."""
+    """A thousand labels need more images than these tests have; one label per class runs the same code."""
     monkeypatch.setattr(probes, "LABELS", CLASSES)
 
 
@@ -83,7 +83,7 @@ def embed(images):
 
 
 def fit(images, labels):
-    """A classifier by the nearest class mean."""
+    """Return a classifier by the nearest class mean."""
     means = torch.stack([images[labels == c].float().flatten(1).mean(0) for c in range(int(labels.max()) + 1)])
     return lambda x: -torch.cdist(x.float().flatten(1), means)
 
@@ -112,7 +112,7 @@ def measure(protocol, real=None, fake=None, held_out=None):
 
 
 def measure_where_nothing_varies(protocol, *sides):
-    """A value, or none for the reason in UNDEFINED."""
+    """Return the values, or none if the reason is the one in UNDEFINED."""
     try:
         return measure(protocol, *sides)
     except Unavailable as reason:
@@ -121,7 +121,7 @@ def measure_where_nothing_varies(protocol, *sides):
         return []
 
 
-# --- What a protocol says of itself
+# --- The description of a protocol
 
 
 def test_stems_and_published_names_are_unique():
@@ -131,7 +131,7 @@ def test_stems_and_published_names_are_unique():
 
 
 @every()
-def test_a_protocol_says_what_it_is(protocol):
+def test_a_protocol_has_valid_fields(protocol):
     assert isinstance(protocol, Protocol)
     assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", protocol.stem)
     assert isinstance(protocol.version, int)
@@ -151,7 +151,7 @@ def test_a_published_protocol_has_a_known_extractor(protocol):
 
 
 @pytest.mark.parametrize("entry", registry.names("metrics"))
-def test_the_docstring_of_a_metric_names_its_paper_its_range_and_which_way_is_better(entry):
+def test_the_docstring_of_a_metric_gives_its_paper_its_range_and_its_direction(entry):
     module = importlib.import_module(registry.entries("metrics")[entry].value.partition(":")[0])
     doc = " ".join(inspect.getdoc(module).split())
     assert re.search(r"\(\d{4}\)", doc), "a paper with its year"
@@ -173,7 +173,7 @@ def test_a_value_is_finite_with_its_uncertainty_and_counts(protocol):
 
 
 @every()
-def test_the_same_inputs_give_the_same_value_and_are_left_as_they_were(protocol):
+def test_the_same_inputs_give_the_same_value_and_do_not_change(protocol):
     real, fake, held_out = side(60, 1), side(50, 2), side(40, 3)
     first = measure(protocol, real, fake, held_out)
     assert measure(protocol, real, fake, held_out) == first
@@ -194,8 +194,8 @@ def test_the_order_of_the_samples_does_not_matter(protocol):
 
 
 @every([p for p in PROTOCOLS if p.stem not in ORDER_FREE])
-def test_another_order_moves_a_seeded_draw_by_little(protocol):
-    # Fifty images and a draw of pairs, subsets or splits: within five of the errors that are stated.
+def test_another_order_changes_a_seeded_draw_little(protocol):
+    # Fifty images and a draw of pairs, subsets or splits: the change is at most five standard errors.
     fake = side(50, 2)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(9))
     for a, b in zip(measure(protocol, fake=fake), measure(protocol, fake=rows(fake, order)), strict=True):
@@ -203,7 +203,7 @@ def test_another_order_moves_a_seeded_draw_by_little(protocol):
 
 
 @every([p for p in PROTOCOLS if p.stem in ITSELF])
-def test_the_reals_themselves_are_the_best_fakes(protocol):
+def test_a_copy_of_the_real_images_has_the_best_value(protocol):
     real = side(60, 1)
     copy = rows(real, torch.arange(60))
     [value] = measure(protocol, real, copy)
@@ -211,7 +211,7 @@ def test_the_reals_themselves_are_the_best_fakes(protocol):
 
 
 @every([p for p in PROTOCOLS if "fake.labels" in p.needs])
-def test_without_labels_it_is_unavailable(protocol):
+def test_missing_labels_are_unavailable(protocol):
     s = side(50, 2)
     with pytest.raises(Unavailable, match="no labels"):
         measure(protocol, fake=Side(s.images, None, s.features, s.logits))
@@ -228,7 +228,7 @@ def test_without_labels_it_is_unavailable(protocol):
     ids=lambda x: getattr(x, "stem", x),
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_makes_it_unavailable(protocol, which, bad):
+def test_values_that_are_not_finite_are_unavailable(protocol, which, bad):
     s = side(50, 2)
     s.features[7, 3] = s.logits[7, 3] = bad
     with pytest.raises(Unavailable, match="not finite"):
@@ -236,7 +236,7 @@ def test_what_is_not_finite_makes_it_unavailable(protocol, which, bad):
 
 
 @every([p for p in PROTOCOLS if {"real.features", "fake.features"} <= p.needs])
-def test_features_of_different_lengths_make_it_unavailable(protocol):
+def test_features_of_different_lengths_are_unavailable(protocol):
     with pytest.raises(Unavailable, match="8 features of real images and 6 of fake ones"):
         measure(protocol, fake=side(50, 2, d=6))
 
@@ -249,7 +249,7 @@ def constant(n, seed):
 
 @every(SEES_IMAGES)
 @pytest.mark.parametrize("which", ["fake", "both"])
-def test_images_that_are_all_the_same_have_a_finite_value(protocol, which):
+def test_equal_images_have_a_finite_value(protocol, which):
     fake = constant(50, 2)
     values = measure_where_nothing_varies(protocol, constant(60, 1) if which == "both" else None, fake)
     expected = {
@@ -275,12 +275,12 @@ def test_black_images_have_a_finite_value(protocol):
 
 
 @every(SEES_IMAGES)
-def test_rows_that_come_twice_have_a_finite_value(protocol):
+def test_duplicates_have_a_finite_value(protocol):
     twice = rows(side(25, 2), torch.arange(50) % 25)
     measure(protocol, rows(side(30, 1), torch.arange(60) % 30), twice)
 
 
-@every([p for p in PROTOCOLS if "real.features" in p.needs and "embed" not in p.needs])  # that has features of its own
+@every([p for p in PROTOCOLS if "real.features" in p.needs and "embed" not in p.needs])  # not computed by `embed`
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_features_of_any_scale_and_fewer_images_than_features_have_a_finite_value(protocol, scale):
     real, fake, held_out = side(12, 1, d=100), side(11, 2, d=100), side(10, 3, d=100)
@@ -291,7 +291,7 @@ def test_features_of_any_scale_and_fewer_images_than_features_have_a_finite_valu
 
 @every(SEES_IMAGES)
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_handful_of_images_has_a_finite_value_or_a_reason(protocol, n):
+def test_a_few_images_have_a_finite_value_or_a_reason(protocol, n):
     few = rows(side(2 * CLASSES, 2), torch.tensor([0, 5, 1])[:n])
     reason = ""
     try:

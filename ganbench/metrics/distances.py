@@ -2,9 +2,9 @@
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 x'y
 
-The products are made one tile at a time, from rows less a common centre c: far from the origin the three terms would
-cancel. With unit roundoff u, a sum of d products has an error of at most d u |x - c| |y - c| in any order of
-summation, and of more than 8 d^(1/2) u |x - c| |y - c| with a probability below 10^-13, because rounding errors have
+The products are computed one tile at a time, from rows minus a common centre c: far from the origin the three terms
+would cancel. With unit roundoff u, a sum of d products has an error of at most d u |x - c| |y - c| in any order of
+summation. The probability of an error above 8 d^(1/2) u |x - c| |y - c| is below 10^-13, because rounding errors have
 random signs (Higham and Mary, 2019). The error of a distance is therefore at most
 
     kappa (|x - c|^2 + |y - c|^2),    kappa = (min(d, 8 d^(1/2)) + 32) u.
@@ -50,7 +50,7 @@ def _pairs(i: Tensor, j: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Rows:
-    """Rows of a set less a centre, one block at a time, with their squared norms.
+    """Rows of a set minus a centre, one block at a time, with their squared norms.
 
     rows: N x d, float32 or float64. centre: d, in the same dtype. dtype: the dtype of products, float32 if squares fit.
     """

@@ -1,11 +1,14 @@
-"""Test error of a nearest-neighbour classifier that knows generated images only.
+"""Test error of a nearest-neighbour classifier whose training set consists of generated images.
 
     error = mean over real test images t of [ y(argmin_g |t - g|_2) != y(t) ]
 
-over generated images g, where y(g) is the requested label. Radford et al. (2016), "Unsupervised
-Representation Learning with DCGANs", arXiv:1511.06434, appendix on capturing data distributions: raw pixels, 50,000
-generated images of MNIST. Range [0, 1], lower is better. The row of real data uses the reference as training set; with
-all 60,000 training images of MNIST the error is 3.09 %.
+over generated images g, where y(g) is the requested label. Source: Radford et al. (2016), "Unsupervised Representation
+Learning with DCGANs", arXiv:1511.06434, appendix on capturing data distributions, with raw pixels and 50,000 generated
+images of MNIST. Range [0, 1], lower is better. The row of real data uses the reference as training set: with all 60,000
+training images of MNIST the error is 3.09 %.
+
+The standard error is binomial over the test images, with two successes and two failures added (Agresti and Coull,
+1998), for a fixed training set.
 """
 
 import math
@@ -18,14 +21,16 @@ from ganbench.metrics.distances import Rows, distinct, exact, mean, tile, usual
 from ganbench.metrics.products import keeps_digits, product
 
 QUERIES, POINTS = 1024, 4096  # rows and columns of a tile
-WHOLE = 1024  # pixels: float32 holds the sum of so many products of pixels less 128 exactly, in any order
-BYTES = 2**31 // (3 * 2**14)  # pixels: the score of so many, the norm less twice the product, is below 2^31
+WHOLE = 1024  # pixels: the largest number for which float32 sums products of pixels minus 128 exactly, in any order
+BYTES = 2**31 // (3 * 2**14)  # pixels: the largest number for which scores, norm minus twice the product, fit 32 bits
 
 
 def nearest(queries: Tensor, points: Tensor) -> Tensor:
-    """Return the index of the Euclidean nearest of M x d points for each of N x d queries, uint8 or floating: int64 N.
+    """Return the index of the nearest point in Euclidean distance for each query: int64 N, in [0, M).
 
-    Exact; in a tie the first point wins. Raises Unavailable if there are no points.
+    queries, points: N x d and M x d, both uint8 or floating. The result is exact; in a tie the first point wins.
+    Raises Unavailable if there are no points.
+    Source: Radford et al. (2016), appendix (1-NN on pixels).
 
     >>> nearest(torch.tensor([[0, 3]], dtype=torch.uint8), torch.tensor([[9, 3], [0, 5]], dtype=torch.uint8))
     tensor([1])
@@ -38,13 +43,13 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
 
 
 def _nearest_pixels(queries: Tensor, points: Tensor) -> Tensor:
-    """Nearest uint8 points: the least score |p|^2 - 2 q'p of pixels less 128, whose products are at most 2^14 in size.
+    """Nearest uint8 points: smallest score |p|^2 - 2 q'p of pixels minus 128, whose products are at most 2^14 in size.
 
     Products of bytes, summed in 32 bits, are exact up to 43,690 pixels. They are used only if they are fast and exact
     for all tiles. Otherwise float32 is used: each partial sum of 1,024 products, in any order, is a whole number up to
-    2^24, which float32 holds. A score below 2^24 in size is then exact, no score is below -2^24, and a larger score
-    stays larger when it is rounded. Two cases need float64 sums of 1,024 products each: queries whose least score is
-    not below 2^24, and images of more than 1,024 pixels.
+    2^24, which float32 represents exactly. A score below 2^24 in size is then exact, no score is below -2^24, and a
+    larger score stays larger when it is rounded. Two cases need float64 sums of 1,024 products each: queries whose
+    smallest score is not below 2^24, and images of more than 1,024 pixels.
     """
     d = queries.shape[1]
     tiles = [(n, m) for n in _sizes(len(queries), QUERIES) for m in _sizes(len(points), POINTS)]
@@ -59,7 +64,7 @@ def _nearest_pixels(queries: Tensor, points: Tensor) -> Tensor:
 def bytes_multiply(n: int, m: int, d: int) -> bool:
     """Return True if this processor multiplies bytes fast, and exactly for a tile of n queries, m points and d pixels.
 
-    Some instructions saturate at 16 bits; and torch 2.14 gives wrong sums for some layouts of one pixel.
+    Some instructions saturate at 16 bits, and torch 2.14 gives wrong sums for some layouts of one pixel.
     """
     fast = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return fast and keeps_digits(_product_of_bytes, n, m, d, torch.int8)
@@ -71,17 +76,17 @@ def _product_of_bytes(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _columns(b: Tensor) -> Tensor:
-    """b' with usual strides, which `.T.contiguous()` does not give for one column: `_int_mm` is wrong on others."""
+    """b' with the usual strides, which `_int_mm` needs; for one column `.T.contiguous()` does not change strides."""
     return torch.empty(b.shape[::-1], dtype=b.dtype).copy_(b.T)
 
 
 def _sizes(n: int, step: int) -> set[int]:
-    """Lengths of the parts of n that are `step` long but for the last."""
+    """Lengths of the blocks when n rows are split into blocks of `step` rows."""
     return {min(n, step), n % step or step} if n else set()
 
 
 def _least_score(queries: Tensor, points: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Least score |p|^2 - 2 q'p of each query over the points, rounded once to dtype, and its first point."""
+    """Smallest score |p|^2 - 2 q'p of each query over the points, rounded once to dtype, and its first point."""
     largest = torch.iinfo(dtype).max if dtype == torch.int32 else math.inf
     best = torch.full((len(queries),), largest, dtype=dtype)
     at = torch.zeros(len(queries), dtype=torch.int64)
@@ -106,7 +111,7 @@ def _least_score(queries: Tensor, points: Tensor, dtype: torch.dtype) -> tuple[T
 
 
 def _signed(pixels: Tensor) -> Tensor:
-    """uint8 pixels less 128, as int8, row-major."""
+    """uint8 pixels minus 128 as int8, row-major."""
     return torch.bitwise_xor(pixels, 128, out=torch.empty(pixels.shape, dtype=torch.uint8)).view(torch.int8)
 
 
@@ -153,7 +158,7 @@ def _exactly_nearest(x: Rows, y: Rows) -> Tensor:
 
 def _compute(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
-        raise Unavailable("no real images beside the reference to test on")
+        raise Unavailable("there are no real images beside the reference to test on")
     labels, truth = require_labels(inputs.fake), require_labels(inputs.held_out)
     train, test = inputs.fake.images, inputs.held_out.images
     if train.shape[1:] != test.shape[1:]:

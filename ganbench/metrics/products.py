@@ -1,15 +1,15 @@
-"""Matrix products of float32 rows: a fast path is used only for shapes on which it was found to be exact.
+"""Matrix products of float32 rows: use a fast path only for shapes for which a trial showed that it is exact.
 
-A fast path can be wrong on some shapes and right on all others, and a process can allow float32 products fewer digits
-(TF32, bfloat16). Both must cost time, never a digit:
+A fast path can be wrong for some shapes and right for all others, and a process can lower the precision of float32
+products (TF32, bfloat16). Neither may change a result:
 
 - `keeps_digits` tries a fast path once for each shape, on whole numbers. Their product is the same in any order of
   summation, so that the trial has no tolerance.
-- `product` and `blas_product` compute in float64 while the process allows float32 products fewer digits.
+- `product` and `blas_product` compute in float64 if the process lowers the precision of float32 products.
 
 The trial does not need a second product: with whole-number vectors l and r, C = A B' gives l' C = (l' A) B' and
 C r = A (B' r), in float64 without rounding (Freivalds, 1977). The entries of l and r are odd, so that a single wrong
-entry of C always shows.
+entry of C is always detected.
 """
 
 import os
@@ -24,13 +24,13 @@ from torch import Tensor
 Multiply = Callable[[Tensor, Tensor], Tensor]  # N x d and M x d -> N x M
 
 LARGE = 1 << 20  # multiplications; smaller products gain nothing from oneDNN
-PERIOD = 65_521  # a prime: rows made of a sequence that repeats so late differ
-ROWS = 1024  # of a float64 copy: more are not held at a time
-MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # oneDNN's own settings of the digits it keeps
+PERIOD = 65_521  # length of the repeated random sequence; a prime, so that rows differ
+ROWS = 1024  # rows of a float64 copy at a time, to bound the memory
+MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # oneDNN's own settings of the precision
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b' for N x d and M x d of one floating dtype: N x M, by oneDNN where that keeps all digits of float32.
+    """Return a b' for N x d and M x d of one floating dtype: N x M, by oneDNN if it keeps all digits of float32.
 
     On some processors oneDNN is up to three times as fast as the BLAS that `torch.mm` calls.
     """
@@ -55,7 +55,7 @@ def blas_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def float32_is_lowered() -> bool:
-    """Return True if the process allows float32 products on the CPU fewer digits than float32 has."""
+    """Return True if the process lowers the precision of float32 products on the CPU."""
     if any(os.environ.get(mode, "STRICT").upper() not in ("", "STRICT") for mode in MODES):
         return True
     matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
@@ -75,7 +75,7 @@ def _one_dnn(a: Tensor, b: Tensor) -> Tensor:
 def keeps_digits(multiply: Multiply, n: int, m: int, d: int, dtype: torch.dtype) -> bool:
     """Return True if `multiply` is exact on whole numbers of this shape: N x d and M x d, float32 or int8.
 
-    False also where it raises an error. The operands are row-major. The answer is kept for each shape and number of
+    Return False if it raises an error. The operands are row-major. The result is cached for each shape and number of
     threads.
     """
     return _keeps_digits(multiply, n, m, d, dtype, torch.get_num_threads())
@@ -97,9 +97,9 @@ def _keeps_digits(multiply: Multiply, n: int, m: int, d: int, dtype: torch.dtype
 
 
 def _wide(n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers in float32, N x d and M x d, up to 2^20 in size, whose products sum to at most 2^24 in size.
+    """Whole numbers in float32, N x d and M x d, up to 2^20 in size, whose sums of products are at most 2^24 in size.
 
-    In every column one of the two sides has many digits, in turn, and the other one is -1, 0 or 1.
+    Even columns of a and odd columns of b have many digits; the other columns are -1, 0 or 1.
     """
     size = torch.full((d,), min(2**20, 2**23 // max(d, 1)), dtype=torch.float32)
     size[:8] = 2**20
@@ -110,9 +110,9 @@ def _wide(n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
-    """int8 N x d and M x d, a third of it extremes; the first two rows are all -128 and all 127.
+    """int8 N x d and M x d, a third of it extreme values; the first two rows are all -128 and all 127.
 
-    Some instructions sum pairs of products in 16 bits, which extremes overflow.
+    Extreme values detect instructions that sum pairs of products in 16 bits, where they overflow.
     """
     a, b = (_noise(k, d, seed).mul_(200).round_().clamp_(-128, 127).to(torch.int8) for seed, k in enumerate((n, m)))
     for x in (a, b):

@@ -1,25 +1,29 @@
-"""Sliced Wasserstein distance of patches at the levels of a Laplacian pyramid: texture and structure, scale by scale.
+"""Sliced Wasserstein distance of patches at each level of a Laplacian pyramid: texture and structure at each scale.
 
     SWD = mean over directions u, over ranks j of | sort(u'A)_j - sort(u'B)_j |,    |u| = 1
 
-with A and B the patches of real and generated images at one level. Karras et al. (2018), "Progressive Growing of GANs
-for Improved Quality, Stability, and Variation", arXiv:1710.10196, Section 5, as in its code: of every image 128 patches
-of 7 x 7 pixels at random places at each level, each channel of a set's patches less its mean and over its standard
-deviation, 4 times 128 directions. The pyramid is halved (5 x 5 binomial filter, mirrored borders) while the next level
-has 16 pixels a side or more; each level but the last is the difference from the next one, enlarged. So images of 28
-pixels have the one level of 28, that is the pixels themselves. Images of 1 channel are taken as they come, where the
-code knows 3 only.
+with A and B the patches of real and generated images at one level. Source: Karras et al. (2018), "Progressive Growing
+of GANs for Improved Quality, Stability, and Variation", arXiv:1710.10196, Section 5. As in the code of the paper:
 
-Range [0, inf), lower is better: raw, where the paper's tables print it times 1,000. Biased upwards at small counts; the
-paper takes 16,384 images on either side. `swd` is the mean over levels, `swd@32` the level of 32 pixels. At most 16,384
-images are used, drawn at random, which bounds the memory: 4 bytes for each of 49 x 128 values an image, channel and
-set (2.5 GB for 16,384 colour images).
+- Each image gives 128 patches of 7 x 7 pixels at random places of each level.
+- Each channel of the patches is standardised with its mean and standard deviation over the set.
+- There are 4 times 128 directions.
+- The pyramid is halved (5 x 5 binomial filter, mirrored borders) as long as the next level has 16 pixels or more per
+  side. Each level except the last is the difference from the enlarged next level. Images of 28 pixels therefore have
+  one level: the pixels themselves.
+
+The code of the paper supports 3 channels; here images can also have 1 channel.
+
+Range [0, inf), lower is better. The value is not multiplied by 1,000, unlike in the paper's tables. It is biased
+upwards at small counts; the paper uses 16,384 images in each set. `swd` is the mean over levels, `swd@32` the level of
+32 pixels. At most 16,384 images are used, drawn at random, to bound the memory: 4 bytes for each of 49 x 128 values per
+image, channel and set (2.5 GB for 16,384 colour images).
 
 The standard error is over the images of both sets, to first order, and over the directions. Along one direction the
-transport T takes the j-th smallest of A to the j-th smallest of B, and a patch at x has the influence phi(x) with
-phi'(x) = sign(x - T(x)), less what it does through the mean and the standard deviation that all patches are normalised
-by; an image's influence is the mean over its patches, over directions and levels. Where both sets are of one
-distribution the distance is all bias, and that error is too large, up to twice.
+transport T maps the j-th smallest value of A to the j-th smallest of B. A patch at x has the influence phi(x) with
+phi'(x) = sign(x - T(x)), minus its effect on the mean and standard deviation of the standardisation. The influence of
+an image is the mean over its patches, directions and levels. If both sets have the same distribution, the distance is
+pure bias, and this error is too large by a factor of up to 2.
 """
 
 import math
@@ -33,23 +37,26 @@ from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty
 from ganbench.metrics.products import blas_product
 
 PATCH, PATCHES, REPEATS, DIRECTIONS = 7, 128, 4, 128
-SMALLEST = 16  # pixels a side of the last level
-ENOUGH = 16_384  # images
+SMALLEST = 16  # smallest side of a level in pixels
+ENOUGH = 16_384  # images in each set
 AT_ONCE = 8  # directions whose projections are sorted together, to bound the memory
 IMAGES_AT_ONCE = 512
-ERROR_DIRECTIONS = 32  # of each repeat, from which images' influences are taken: ordering costs more than sorting
+ERROR_DIRECTIONS = 32  # directions per repeat for the influences, which need the order: argsort is slower than sort
 _TAPS = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 
 
 def potentials(x: Tensor, slope: Tensor) -> Tensor:
-    """phi at sorted x (K x n), ascending along rows, with phi' = `slope` at each: integrated by trapezia, mean 0."""
+    """Return phi with phi' = slope by the trapezoidal rule: K x n, with mean 0 in each row.
+
+    x, slope: floating K x n; x ascends along rows.
+    """
     rise = (x[:, 1:] - x[:, :-1]) * (slope[:, 1:] + slope[:, :-1]) / 2
     phi = F.pad(rise.cumsum(1), (1, 0))
     return phi - phi.mean(1, keepdim=True)
 
 
 def _blur(x: Tensor, gain: float) -> Tensor:
-    """The 5 x 5 binomial filter times `gain` on N x C x H x W, with mirrored borders."""
+    """Filter N x C x H x W with the 5 x 5 binomial filter times `gain`, with mirrored borders."""
     c = x.shape[1]
     taps = (_TAPS * math.sqrt(gain)).view(1, 1, 5, 1).expand(c, -1, -1, -1)
     x = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), taps, groups=c)
@@ -67,7 +74,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def levels(height: int, width: int) -> list[int]:
-    """The shorter sides of the levels: 64, 32, 16 for 64 pixels. Raises Unavailable for sides that do not halve."""
+    """Return the shorter side of each level: 64, 32, 16 for 64 pixels. Raises Unavailable if halving is impossible."""
     sides, h, w = [], height, width
     while min(h, w) >= SMALLEST:
         sides.append(min(h, w))
@@ -82,7 +89,7 @@ def levels(height: int, width: int) -> list[int]:
 
 
 def laplacian_pyramid(images: Tensor, count: int) -> list[Tensor]:
-    """`count` levels of N x C x H x W images, float32: each less the next one enlarged, and the last as it is."""
+    """Return `count` levels of N x C x H x W images, float32: differences from the enlarged next one, and the last."""
     pyramid = [images.float()]
     for _ in range(1, count):
         smaller = _halve(pyramid[-1])
@@ -92,7 +99,10 @@ def laplacian_pyramid(images: Tensor, count: int) -> list[Tensor]:
 
 
 def patches(images: Tensor, level: int, count: int, generator: torch.Generator) -> Tensor:
-    """Normalised 7 x 7 patches of level `level` of `count`: float32 (N 128) x (C 49), image by image."""
+    """Return standardised 7 x 7 patches of one of `count` levels: float32 (128 N) x (49 C), ordered by image.
+
+    images: N x C x H x W. generator: draws the places of the patches.
+    """
     n, c = images.shape[:2]
     result = torch.empty(n * PATCHES, c, PATCH, PATCH)
     inside = torch.arange(PATCH)
@@ -111,7 +121,7 @@ def patches(images: Tensor, level: int, count: int, generator: torch.Generator) 
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population variance of all elements, in float64 without a copy in it."""
+    """Mean and population variance of all elements in float64, without a float64 copy of x."""
     mean = x.sum(dtype=torch.float64) / x.numel()
     squares = torch.stack([(part.double() - mean).square().sum() for part in x.split(1 << 16)])
     return mean, squares.sum() / x.numel()
@@ -125,18 +135,26 @@ def sliced_wasserstein(
     directions: int = DIRECTIONS,
     channels: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Sliced Wasserstein-1 distance of N x D and N x D descriptors by direction, and the descriptors' influences.
+    """Return the Wasserstein-1 distance along each random direction, and the influence of each descriptor.
 
-    channels: of so many equal parts of D, each was normalised by its own mean and standard deviation over the set,
-    which belongs to the influences. Returns float64 (repeats directions) and 2 x N: influences on the mean distance,
-    of reals and of fakes.
+    real, fake: float32 N x D descriptors, the same shape for both sets. generator: draws repeats * directions
+    directions. channels: if not 0, the number of equal parts of D that were standardised with their own mean and
+    standard deviation over the set; the influences then include this standardisation.
+    The distances are float64 repeats * directions, at least 0. The influences on the mean distance are float64 2 x N,
+    of the real and of the generated descriptors.
+    Raises ValueError if the shapes differ.
+    Source: Karras et al. (2018), Section 5.
+
+    >>> real = torch.zeros(4, 1)
+    >>> sliced_wasserstein(real, real + 3, torch.Generator().manual_seed(0), repeats=1, directions=2)[0]
+    tensor([3., 3.], dtype=torch.float64)
     """
     if real.shape != fake.shape:
-        raise ValueError(f"descriptors {tuple(real.shape)} and {tuple(fake.shape)}: the distance pairs them")
+        raise ValueError(f"descriptors {tuple(real.shape)} and {tuple(fake.shape)}: the distance needs pairs")
     distances = []
     n, d = real.shape
     influence = torch.zeros(2, n, dtype=torch.float64)
-    moved, stretched = torch.zeros(2, 2, d, dtype=torch.float64)  # what moving or stretching a component does, by set
+    moved, stretched = torch.zeros(2, 2, d, dtype=torch.float64)  # effect of moving and scaling a component, by set
     for _ in range(repeats):
         u = torch.randn(directions, d, generator=generator, dtype=torch.float64)
         u = (u / u.norm(dim=1, keepdim=True)).float()
@@ -144,7 +162,7 @@ def sliced_wasserstein(
             some = u[start : start + AT_ONCE]
             a, b = (blas_product(some, s) for s in (real, fake))
             if start >= ERROR_DIRECTIONS:
-                # NumPy sorts float32 with vector instructions.
+                # NumPy is faster than torch: it sorts float32 with vector instructions.
                 a, b = (torch.from_numpy(np.sort(p.numpy(), axis=1)) for p in (a, b))
                 distances.append((a - b).abs().mean(1, dtype=torch.float64))
                 continue
@@ -179,17 +197,18 @@ def _compute(inputs: Inputs) -> list[Value]:
     warnings = (f"{n:,} images instead of {ENOUGH:,}: biased upwards, comparable only at equal counts",) * (n < ENOUGH)
 
     values, total = [], torch.zeros(2, n, dtype=torch.float64)
-    mean, directions = 0.0, 0.0
+    mean, variance_of_directions = 0.0, 0.0
     for level, side in enumerate(sides):
-        of_real, of_fake = (patches(s, level, len(sides), g) for s in (x, y))
-        distances, influence = sliced_wasserstein(of_real, of_fake, g, REPEATS, DIRECTIONS, x.shape[1])
+        patches_real, patches_fake = (patches(s, level, len(sides), g) for s in (x, y))
+        distances, influence = sliced_wasserstein(patches_real, patches_fake, g, REPEATS, DIRECTIONS, x.shape[1])
         influence = influence.view(2, n, PATCHES).mean(2)
-        scatter = distances.var().item() / len(distances)
-        error = math.sqrt(influence.var(1).sum().item() / n + scatter)
+        variance = distances.var().item() / len(distances)
+        error = math.sqrt(influence.var(1).sum().item() / n + variance)
         values.append(_value(distances.mean().item(), error, f"@{side}", (len(real), len(fake)), warnings))
         total += influence / len(sides)
-        mean, directions = mean + distances.mean().item() / len(sides), directions + scatter / len(sides) ** 2
-    error = math.sqrt(total.var(1).sum().item() / n + directions)
+        mean += distances.mean().item() / len(sides)
+        variance_of_directions += variance / len(sides) ** 2
+    error = math.sqrt(total.var(1).sum().item() / n + variance_of_directions)
     details = {"levels": sides, "patches": PATCHES, "directions": REPEATS * DIRECTIONS, "images": n}
     return [_value(mean, error, "", (len(real), len(fake)), warnings, details), *values]
 

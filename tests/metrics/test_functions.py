@@ -1,4 +1,4 @@
-"""The formulas as plain functions of tensors, for whoever has tensors and no command line."""
+"""The formulas as plain functions of tensors."""
 
 import inspect
 
@@ -12,7 +12,7 @@ G = torch.Generator().manual_seed(0)
 REAL, FAKE = torch.randn(80, 6, generator=G), torch.randn(70, 6, generator=G) * 0.8 + 0.3
 
 
-def test_all_that_the_package_promises_is_there_and_documented():
+def test_all_exported_names_exist_and_have_a_docstring():
     for name in ganbench.metrics.__all__:
         thing = getattr(ganbench.metrics, name)
         assert callable(thing), name
@@ -20,7 +20,7 @@ def test_all_that_the_package_promises_is_there_and_documented():
 
 
 @pytest.mark.parametrize("stem", ["precision", "recall", "density", "coverage"])
-def test_neighbourhood_functions_give_the_protocol_s_values(stem):
+def test_neighbourhood_functions_equal_the_protocols(stem):
     [protocol] = [p for p in manifold.PROTOCOLS if p.stem == stem]
     images = torch.zeros(80, 1, 1, 1, dtype=torch.uint8)
     inputs = Inputs(Side(images, features=REAL), Side(images[:70], features=FAKE), None, torch.Generator())
@@ -29,7 +29,7 @@ def test_neighbourhood_functions_give_the_protocol_s_values(stem):
     assert getattr(ganbench.metrics, stem)(REAL, FAKE, k=12) != value.value
 
 
-def test_distances_are_called_by_their_names():
+def test_distances_can_be_imported_by_name():
     from ganbench.metrics import frechet_distance, inception_score, kernel_distance, mmd_rbf, ms_ssim
 
     assert frechet_distance(REAL, FAKE) > frechet_distance(REAL, REAL) == pytest.approx(0, abs=1e-10)

@@ -15,13 +15,13 @@ from ganbench.metrics.nearest_neighbour import bytes_multiply, nearest
 
 @pytest.fixture(params=["bytes", "floats"], autouse=True)
 def arithmetic(request, monkeypatch):
-    """Both ways on any processor: where it does not multiply bytes exactly, whole numbers multiply in their place."""
+    """Run a test with both kinds of products on any processor; exact integers replace missing products of bytes."""
     if request.param == "floats":
         monkeypatch.setattr(nearest_neighbour, "bytes_multiply", lambda n, m, d: False)
     elif not bytes_multiply(64, 64, 1024):
         multiply_bytes_by(whole_product, monkeypatch)
     yield request.param
-    products._keeps_digits.cache_clear()  # answers of products that a test put in the place of torch's
+    products._keeps_digits.cache_clear()  # it contains the results of products that a test replaced
 
 
 def multiply_bytes_by(multiply, monkeypatch):
@@ -36,7 +36,7 @@ def whole_product(a, b):
 
 
 def saturating_product(a, b):
-    """Pairs of products summed in 16 bits, as by the instruction pmaddubsw."""
+    """Sum pairs of products in 16 bits, like the instruction pmaddubsw."""
     a, b = (F.pad(x.int(), (0, x.shape[1] % 2)) for x in (a, b.T))
     pairs = (a[:, None, :] * b[None]).unflatten(2, (-1, 2)).sum(3)
     return pairs.clamp(-(2**15), 2**15 - 1).sum(2, dtype=torch.int32)
@@ -47,7 +47,7 @@ def broken_product(a, b):
 
 
 def wrong_for_one_pixel(a, b):
-    """As torch 2.14 is: an output that is not filled in."""
+    """Return an output without values for one pixel, like torch 2.14."""
     return whole_product(a, b) if a.shape[1] > 1 else torch.zeros(len(a), b.shape[1], dtype=torch.int32)
 
 
@@ -58,7 +58,7 @@ def wrong_in_one_column(a, b):
 
 
 def wrong_in_one_entry_of_a_tile_with_a_rest(a, b):
-    """Wrong once, and only where the number of points is no multiple of 16."""
+    """Return one wrong entry if the number of points is not a multiple of 16."""
     c = whole_product(a, b)
     c[-1, -1] -= int(b.shape[1] % 16 > 0)
     return c
@@ -80,7 +80,7 @@ def rows_swapped_in_large_tiles(a, b):
     (rows_swapped_in_large_tiles, lambda n, m, d: n <= 10),
     (lambda a, b: whole_product(a, b)[:, :-1], lambda n, m, d: False),
 ])
-def test_a_processor_is_asked_for_each_shape_whether_its_products_of_bytes_are_exact(
+def test_products_of_bytes_are_tried_for_each_shape(
     monkeypatch, shape, multiply, answer
 ):
     multiply_bytes_by(multiply, monkeypatch)
@@ -94,7 +94,7 @@ def test_a_processor_is_asked_for_each_shape_whether_its_products_of_bytes_are_e
     wrong_in_one_entry_of_a_tile_with_a_rest, rows_swapped_in_large_tiles,
 ])
 @pytest.mark.parametrize(("n", "m", "d"), [(20, 300, 1), (20, 32, 7), (5, 17, 60), (33, 65, 64)])
-def test_a_wrong_product_of_bytes_never_changes_who_is_nearest(arithmetic, monkeypatch, multiply, n, m, d):
+def test_a_wrong_product_of_bytes_never_changes_the_nearest_point(arithmetic, monkeypatch, multiply, n, m, d):
     if arithmetic == "bytes":
         multiply_bytes_by(multiply, monkeypatch)
     queries, points = pixels(n, d, 0, 4), pixels(m, d, 1, 4)
@@ -105,7 +105,7 @@ def test_a_wrong_product_of_bytes_never_changes_who_is_nearest(arithmetic, monke
     assert nearest(queries, points).tolist() == expected
 
 
-def test_products_of_bytes_are_used_where_they_are_exact(arithmetic, monkeypatch):
+def test_products_of_bytes_are_used_if_they_are_exact(arithmetic, monkeypatch):
     calls = []
     multiply_bytes_by(lambda a, b: calls.append((len(a), b.shape[1])) or whole_product(a, b), monkeypatch)
     nearest(pixels(20, 9, 0), pixels(30, 9, 1))
@@ -115,7 +115,7 @@ def test_products_of_bytes_are_used_where_they_are_exact(arithmetic, monkeypatch
 
 
 @pytest.mark.parametrize("d", [1, 2, 64])
-def test_rows_of_unusual_strides_are_the_same_rows(d):
+def test_unusual_strides_do_not_change_the_result(d):
     points, queries = pixels(40, d, 0, 4), pixels(1, d, 1, 4)
     expected = exact(queries, points).tolist()
     assert nearest(queries.as_strided((1, d), (1, 1)), points).tolist() == expected
@@ -124,7 +124,7 @@ def test_rows_of_unusual_strides_are_the_same_rows(d):
 
 
 def exact(queries, points):
-    """Squared distances in whole numbers; argmin takes the first of equals."""
+    """Return the nearest points by squared distances in integers; argmin takes the first one in a tie."""
     q, p = queries.numpy().astype(np.int64), points.numpy().astype(np.int64)
     return np.array([((p - row) ** 2).sum(1).argmin() for row in q])
 
@@ -143,7 +143,7 @@ def as_side(data):
     return Side(data.images, data.labels)
 
 
-def test_it_equals_scikit_learn_on_the_digits(tmp_path):
+def test_the_error_equals_scikit_learn_on_the_digits(tmp_path):
     train, test = digits("train", tmp_path, False), digits("test", tmp_path, False)
     knn = KNeighborsClassifier(1, algorithm="brute").fit(train.images.flatten(1).numpy().astype(float), train.labels)
     expected = 1 - knn.score(test.images.flatten(1).numpy().astype(float), test.labels)
@@ -155,7 +155,7 @@ def test_it_equals_scikit_learn_on_the_digits(tmp_path):
 
 @given(n=st.integers(1, 300), d=st.integers(1, 60), top=st.sampled_from([2, 4, 256]), seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_first_of_the_exactly_nearest_is_found(n, d, top, seed):
+def test_the_first_of_the_nearest_points_is_found(n, d, top, seed):
     # Pixels of few values have many ties.
     points, queries = pixels(n, d, seed, top), pixels(20, d, seed + 1, top)
     assert nearest(queries, points).tolist() == exact(queries, points).tolist()
@@ -163,10 +163,10 @@ def test_the_first_of_the_exactly_nearest_is_found(n, d, top, seed):
 
 @pytest.mark.parametrize("top", [1, 256])
 @pytest.mark.parametrize("d", [784, 1024, 3072, 50_000])
-def test_ties_and_near_ties_of_large_images_are_exact_black_ones_too(d, top):
+def test_ties_and_near_ties_of_large_images_are_exact(d, top):
     base = pixels(1, d, 0, top)
     points = base.repeat(200, 1)
-    for i in range(1, 200):  # one pixel off by one, at another place each time: all at the same distance but the first
+    for i in range(1, 200):  # all points except the first have the same distance
         points[i, i] ^= 1
     points[0, :3] ^= 1
     points[150] = base  # the only exact copy
@@ -175,10 +175,10 @@ def test_ties_and_near_ties_of_large_images_are_exact_black_ones_too(d, top):
     assert nearest(base, points).tolist() == [150]
 
 
-def test_distances_beyond_the_whole_numbers_of_float32_are_exact():
+def test_distances_that_float32_cannot_represent_are_exact():
     white = torch.full((40, 1024), 255, dtype=torch.uint8)
-    white[:, 0] = 253  # 1,016 less than white from black
-    white[30, :2] = 254  # 1,018 less
+    white[:, 0] = 253  # its distance to black is 1,016 smaller than that of white
+    white[30, :2] = 254  # 1,018 smaller
     assert nearest(torch.zeros(1, 1024, dtype=torch.uint8), white).tolist() == [30]
 
 
@@ -209,7 +209,7 @@ def exact_features(queries, points):
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_nearest_of_features_is_exact_at_any_scale_and_offset(n, d, scale, offset, dtype, seed):
+def test_the_nearest_feature_is_exact_at_any_scale_and_offset(n, d, scale, offset, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     points = ((torch.randn(n, d, generator=g) + offset) * scale).to(dtype)
     queries = ((torch.randn(20, d, generator=g) + offset) * scale).to(dtype)
@@ -218,14 +218,14 @@ def test_the_nearest_of_features_is_exact_at_any_scale_and_offset(n, d, scale, o
 
 @given(n=st.integers(1, 300), d=st.integers(1, 20), levels=st.sampled_from([1, 2, 4]), seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_first_of_equally_near_features_is_found(n, d, levels, seed):
+def test_the_first_of_equally_distant_features_is_found(n, d, levels, seed):
     g = torch.Generator().manual_seed(seed)
     points, queries = (torch.randint(levels, (m, d), generator=g).float() for m in (n, 20))
     assert nearest(queries, points).tolist() == exact_features(queries, points)
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1e-5])
-def test_features_nearer_than_float32_products_can_tell_are_told_apart(spread):
+def test_differences_below_the_precision_of_float32_products_are_decided_exactly(spread):
     g = torch.Generator().manual_seed(0)
     centres = 100 * torch.randn(3, 64, generator=g)
     points, queries = (centres[torch.arange(m) % 3] + spread * torch.randn(m, 64, generator=g) for m in (500, 60))
@@ -240,7 +240,7 @@ def test_features_equal_scikit_learn():
     assert nearest(queries, points).tolist() == found.tolist()
 
 
-def test_without_points_or_queries():
+def test_no_points_raise_and_no_queries_give_no_result():
     with pytest.raises(Unavailable, match="needs at least 1 image"):
         nearest(pixels(2, 4, 0), pixels(0, 4, 0))
     assert nearest(torch.zeros(0, 4), torch.zeros(3, 4)).tolist() == []
@@ -257,16 +257,16 @@ def test_the_standard_error_is_binomial_and_never_zero():
     assert perfect.uncertainty.value == pytest.approx((2 / 8 * 6 / 8 / 8) ** 0.5, rel=1e-12)
 
 
-def test_labels_asked_for_count_and_not_what_the_images_show():
+def test_the_requested_labels_count_and_not_the_content_of_images():
     held_out = Side(pixels(30, 9, 0).view(30, 1, 3, 3), torch.arange(30) % 3)
     assert measure(Side(held_out.images, (held_out.labels + 1) % 3), held_out).value == 1
 
 
-def test_it_is_unavailable_without_held_out_images_or_with_images_of_another_shape():
+def test_missing_held_out_images_and_images_of_another_shape_are_unavailable():
     fake = Side(pixels(6, 36, 0).view(6, 1, 6, 6), torch.arange(6))
     with pytest.raises(Unavailable, match="no real images beside the reference"):
         measure(fake, None)
     with pytest.raises(Unavailable, match="differ in size"):
-        measure(fake, Side(fake.images.view(6, 1, 4, 9), fake.labels))  # as many pixels in another shape
+        measure(fake, Side(fake.images.view(6, 1, 4, 9), fake.labels))  # the same number of pixels in another shape
     with pytest.raises(Unavailable, match="no labels"):
         measure(fake, Side(fake.images))

@@ -50,7 +50,7 @@ def test_a_right_product_passes_the_trial(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_blas_passes_the_trial_since_any_order_of_its_sums_is_exact(shape):
+def test_blas_passes_the_trial_because_any_order_of_summation_is_exact(shape):
     a, b = products._wide(*shape)
     assert torch.equal(a, a.round())
     assert torch.equal(b, b.round())
@@ -60,7 +60,7 @@ def test_the_blas_passes_the_trial_since_any_order_of_its_sums_is_exact(shape):
     assert keeps_digits(lambda a, b: a.flip(1) @ b.flip(1).T, *shape, torch.float32) is True
 
 
-def test_the_trial_of_bytes_has_all_pairs_of_extremes_in_whole_rows():
+def test_the_trial_of_bytes_contains_all_pairs_of_extreme_rows():
     for x in products._bytes(6, 7, 500):
         assert (x[0] == -128).all()
         assert (x[1] == 127).all()
@@ -81,7 +81,7 @@ def test_fewer_digits_on_either_side_fail_the_trial(shape, side, bits):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 @pytest.mark.parametrize("shape", [(64, 48, 7), (1, 48, 64), (64, 1, 64), (300, 257, 100)])
-def test_one_wrong_entry_wherever_it_is_fails_the_trial(shape, dtype):
+def test_one_wrong_entry_at_any_place_fails_the_trial(shape, dtype):
     n, m, _ = shape
     for i, j in ((0, 0), (n - 1, m - 1), (n // 2, 0), (0, m // 2)):
         def multiply(a, b, i=i, j=j):
@@ -129,7 +129,7 @@ def test_each_shape_and_number_of_threads_is_tried_once(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [*SHAPES, LARGE])
-def test_products_are_those_of_float64(shape, dtype):
+def test_products_equal_float64(shape, dtype):
     a, b = rows(*shape, dtype)
     limit = {torch.float32: 1e-6, torch.float64: 1e-15}[dtype]
     for multiply in (product, blas_product):
@@ -139,7 +139,7 @@ def test_products_are_those_of_float64(shape, dtype):
         assert error(c, a, b) < limit
 
 
-def test_a_fast_path_is_used_where_it_is_exact_and_large(monkeypatch):
+def test_a_fast_path_is_used_if_it_is_exact_and_the_product_is_large(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(products, "_one_dnn", lambda a, b: calls.append(len(a)) or exactly(a, b))
@@ -156,10 +156,10 @@ def test_a_fast_path_is_used_where_it_is_exact_and_large(monkeypatch):
 
 @pytest.mark.parametrize("fault", [
     lambda a, b, c: c.index_fill(1, torch.tensor([7]), 0.0),  # one column
-    lambda a, b, c: c if len(b) % 16 == 0 else c + 1,  # shapes with a rest
+    lambda a, b, c: c if len(b) % 16 == 0 else c + 1,  # shapes that are not multiples of 16
     lambda a, b, c: exactly(rounded(a, 8), rounded(b, 8)),
 ])
-def test_a_wrong_fast_path_costs_no_digit(monkeypatch, fault):
+def test_a_wrong_fast_path_never_changes_a_product(monkeypatch, fault):
     a, b = rows(*LARGE)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(products, "_one_dnn", lambda a, b: fault(a, b, exactly(a, b)))
@@ -188,7 +188,7 @@ def lowered(how):
 
 @pytest.mark.parametrize("how", ["set_float32_matmul_precision", "all", "oneDNN"])
 @pytest.mark.parametrize("shape", [(30, 20, 50), LARGE])
-def test_lower_precision_that_the_process_allows_is_not_used(shape, how):
+def test_lower_precision_set_by_the_process_is_not_used(shape, how):
     a, b = rows(*shape)
     with lowered(how):
         assert products.float32_is_lowered()
@@ -211,7 +211,7 @@ def test_metrics_are_the_same_in_a_process_that_allows_fewer_digits(value):
 
 
 @pytest.mark.parametrize("mode", products.MODES)
-def test_lower_precision_that_the_environment_asks_of_onednn_is_not_used(mode):
+def test_lower_precision_set_for_onednn_by_the_environment_is_not_used(mode):
     code = (
         "import torch; from ganbench.metrics import products as p\n"
         "a, b = torch.randn(150, 90), torch.randn(100, 90)\n"
