@@ -1,6 +1,6 @@
-"""The order of the data: every batch is a function of the seed and the step alone, and so the same after a resume.
+"""The order of the data. Every batch is a function of the seed and the step, and so the same after a resume.
 
-Data sets are whole in memory as uint8 tensors; a batch is taken by index and made float on the device that trains.
+A data set is in memory as one uint8 tensor; a batch is taken by index and converted to float on the training device.
 """
 
 import itertools
@@ -16,19 +16,19 @@ from ganbench.recipes import TrainSpec
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of 0..n-1 of an epoch."""
+    """Return the permutation of 0..n-1 of one epoch, int64."""
     return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
 
 
 def endless(n: int, seed: int, start: int, count: int) -> Tensor:
-    """Items start..start+count-1 of the permutations of 0..n-1 of epochs 0, 1, 2, ..., one after the other."""
+    """Concatenate the permutations of 0..n-1 of epochs 0, 1, 2, ...; return items start..start+count-1, int64."""
     first, last = start // n, (start + count - 1) // n
     orders = torch.cat([epoch_order(n, seed, epoch) for epoch in range(first, last + 1)])
     return orders[start - first * n :][:count]
 
 
 def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows, as many of each class, drawn by `seed`: the few images whose labels may be seen."""
+    """Draw the few rows whose labels may be seen: `count` rows, equally many of each class, int64."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     classes = int(labels.max()) + 1
     return torch.cat([order[labels[order] == c][: count // classes] for c in range(classes)])
@@ -38,10 +38,11 @@ def batches(
     data: Dataset, train: TrainSpec, seed: int, start: int, stop: int | None, device: torch.device,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Batches of steps start..stop-1, or without end.
+    """Yield the batches of steps start..stop-1, or without end if `stop` is None.
 
-    Each epoch is a new permutation of all images; its last incomplete batch is dropped. Of few labelled images each
-    permutation follows the one before without a gap. share: (r, w) takes the r-th of w equal parts of each batch.
+    Each epoch is a new permutation of all images; its last incomplete batch is dropped. The few labelled images of a
+    semi-supervised recipe are permuted anew whenever all were used, without a gap. share: (r, w) yields the r-th of w
+    equal parts of each batch.
     """
     images = data.images.to(device)
     labels = None if data.labels is None else data.labels.to(device)
@@ -55,7 +56,7 @@ def batches(
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = epoch_order(len(data), seed, epoch).to(device)
-            if few is not None:  # of the whole epoch at once: no step has to copy to the device
+            if few is not None:  # for the whole epoch at once, so that no step copies to the device
                 n = train.batch_size * per_epoch
                 labelled = few[endless(len(few), seed, epoch * n, n).to(device)]
         rows = _part(order[step % per_epoch * size :][:size], share)
@@ -67,6 +68,7 @@ def batches(
 
 
 def _part(rows: Tensor, share: tuple[int, int]) -> Tensor:
+    """The r-th of w equal parts of the rows, share = (r, w)."""
     rank, world = share
     n = len(rows) // world
     return rows[rank * n :][:n]

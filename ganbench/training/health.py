@@ -1,8 +1,8 @@
-"""Trouble in a run, seen while it happens: losses explode, the generator collapses, the discriminator has won.
+"""Rules that notice trouble while a run trains: losses explode, the generator collapses, the discriminator has won.
 
-The rules look at the log and at a few samples on a fixed latent, never at the training's random numbers: a run that is
-watched is the run that is not. Their state is saved, so that a resumed run says the same at the same steps. They are
-coarse on purpose: a healthy run must not be ended by them.
+The rules read the log and a few samples on a fixed latent. They draw nothing from the training's random numbers, so
+that watching a run does not change it. Their state is saved, so that a resumed run reports the same at the same steps.
+They are coarse on purpose: they must not end a healthy run.
 """
 
 import math
@@ -19,19 +19,20 @@ from ganbench.gan import GAN
 from ganbench.metrics.ms_ssim import ms_ssim
 
 EVERY = 500  # steps between two looks at the samples
-GRACE = 1000  # updates of G before its samples or a lost game mean anything
+GRACE = 1000  # updates of G before its samples, or a lost game, are judged
 SAMPLES = 64
-EXPLODED = 1000.0  # times the median of what was logged before (or 1, if that is smaller)
-REMEMBERED = 100  # logged losses
-WON_D, WON_G, WON_LINES = 0.01, 4.0, 10  # D's loss below, G's loss above, in so many logged steps one after the other
-ALIKE = 0.95  # mean MS-SSIM of pairs
-SPREAD = 0.05  # of the deviation that real images have over a class
+EXPLODED = 1000.0  # times the median of the losses logged before (or times 1 if that is larger)
+REMEMBERED = 100  # logged losses that the median is taken over
+WON_D, WON_G, WON_LINES = 0.01, 4.0, 10  # D's loss below and G's loss above, in this many logged steps in a row
+ALIKE = 0.95  # mean MS-SSIM of pairs from which samples count as one image
+SPREAD = 0.05  # share of the deviation of real images of a class
 
 
 class Health:
-    """What the rules remember. `update_of_g` is to be called after each step of G's optimiser.
+    """The rules and what they remember. Call `update_of_g` after each step of G's optimiser.
 
-    game: the losses of D and of G that tell whether D has won (`GAN.game`); None: nothing tells it.
+    data: the training set, with which samples are compared. game: names of the losses of D and G that show whether D
+    has won (`GAN.game`); None if none do.
     """
 
     def __init__(self, data: Dataset, game: tuple[str, str] | None):
@@ -43,11 +44,11 @@ class Health:
         self.losses: dict[str, list[float]] = {}
 
     def update_of_g(self, *_: object) -> None:
-        """One more update of G."""
+        """Count one more update of G."""
         self.updates += 1
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
+        """Return what a resumed run has to know."""
         return {"updates": self.updates, "won": self.won, "collapsed": self.collapsed, "losses": self.losses}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -56,7 +57,7 @@ class Health:
         self.losses = {name: list(values) for name, values in state["losses"].items()}
 
     def look_at_losses(self, losses: Mapping[str, float]) -> str | None:
-        """What is wrong with the losses of a logged step, in words, or None."""
+        """Return what is wrong with the losses of a logged step, in words, or None."""
         trouble = None
         for name, value in losses.items():
             before = self.losses.setdefault(name, [])
@@ -72,7 +73,7 @@ class Health:
         return trouble
 
     def look_at_samples(self, gan: GAN) -> str | None:
-        """What is wrong with samples of `gan`, in words, or None. Two looks must agree."""
+        """Return what is wrong with samples of `gan`, in words, or None. Two looks in a row must agree."""
         if self.updates <= GRACE:
             return None
         images = few_samples(gan)
@@ -88,7 +89,7 @@ class Health:
 
 @torch.no_grad()
 def few_samples(gan: GAN) -> Tensor:
-    """uint8 samples on a fixed latent, of one class after the other where the model has classes."""
+    """Return 64 uint8 samples on a fixed latent, two of each class in turn where the model has classes."""
     training = gan.training
     gan.eval()
     y = torch.arange(gan.num_classes).repeat_interleave(2).repeat(SAMPLES)[:SAMPLES] if gan.num_classes else None
@@ -98,7 +99,7 @@ def few_samples(gan: GAN) -> Tensor:
 
 
 def _pairs_of_a_class(labels: Tensor | None, n: int) -> Tensor:
-    """Rows of SAMPLES images, neighbours of the same class, as `few_samples` orders its own."""
+    """Rows of 64 training images in the order of `few_samples`: neighbours share a class."""
     if labels is None:
         return torch.arange(n)[:SAMPLES]
     of_class = [(labels == c).nonzero().squeeze(1)[: SAMPLES // 2 * 2] for c in labels.unique()]
@@ -107,14 +108,14 @@ def _pairs_of_a_class(labels: Tensor | None, n: int) -> Tensor:
 
 
 def _spread(images: Tensor) -> float:
-    """Root mean square difference of neighbours' pixels, over sqrt 2: their deviation, in 0..255."""
+    """Standard deviation of pixels within pairs of neighbours, in 0..255: their RMS difference over sqrt(2)."""
     a, b = images[0::2].float(), images[1::2].float()
     n = min(len(a), len(b))
     return math.sqrt(float((a[:n] - b[:n]).square().mean()) / 2) if n else 0.0
 
 
 def _alike(images: Tensor) -> float:
-    """Mean MS-SSIM of neighbours."""
+    """Mean MS-SSIM of pairs of neighbours."""
     a, b = images[0::2], images[1::2]
     n = min(len(a), len(b))
     return float(ms_ssim(a[:n], b[:n]).mean()) if n else 1.0

@@ -1,8 +1,8 @@
-"""The one training loop: data by index from memory, the model's own step, averages, checkpoints, resume, many devices.
+"""The training loop of every model: batches, the model's own step, averaged weights, checkpoints, resuming.
 
-What a run leaves behind is in `run_folder.py`, the order of its data in `batches.py`, what it watches for in
-`health.py`. The order of the data depends on the seed and the step alone, and `state.pt` carries the rest, so
-a run that was killed goes on as if nothing had happened.
+`batches.py` has the order of the data, `run_folder.py` the files of a run, `health.py` the rules that notice trouble.
+The order of the data depends on the seed and the step alone, and `state.pt` holds everything else, so that a run that
+was killed goes on as if nothing had happened.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from ganbench.training.run_folder import RunFolder
 from ganbench.training.tensorboard import Board
 
 SAVE_EVERY_SECONDS = 30.0
-LOG_LINES = 200  # over a run
-GRIDS = 10  # pictures over a run, where the recipe does not say how often
+LOG_LINES = 200  # in a whole run
+GRIDS = 10  # pictures in a whole run, unless the recipe says how often
 GRID_COLUMNS = 10
 
 
@@ -42,7 +42,7 @@ class TrainingFailed(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody asked the run to stop (Ctrl-C, SIGTERM), and it has saved where it was."""
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state."""
 
     def __init__(self, signum: int, step: int):
         super().__init__(f"interrupted at step {step:,}, which is saved")
@@ -51,7 +51,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Watch:
-    """A metric that is measured while the run goes on. score: of a model in evaluation mode on its device."""
+    """A metric that is measured during the run. score: measures a model that is in evaluation mode on its device."""
 
     name: str
     score: Callable[[GAN], float]
@@ -60,8 +60,9 @@ class Watch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. seconds: of training, over all its pieces. warnings: trouble that the recipe went on from.
+    """A finished run.
 
+    seconds: training time, summed over interruptions. warnings: trouble in spite of which the recipe went on.
     best: step and value of the best watched metric, or None.
     """
 
@@ -77,17 +78,16 @@ def train(
     advance: Callable[[int, str], None] | None = None, fresh: bool = False,
     say: Callable[[str], None] | None = None, watch: Watch | None = None, board: bool = False,
 ) -> Trained:
-    """Train a recipe to its end in `folder`, going on from `state.pt` if there is one; `fresh` empties it first.
+    """Train a recipe to its end in `folder`, going on from `state.pt` if there is one.
 
-    `advance(step, text)` is called after each step, `say` with each trouble. Under torchrun every process takes its
-    part of each batch, and the first one writes. board: a TensorBoard log beside the other.
+    fresh: empty the folder first. advance(step, text): called after each step. say: called with each trouble. board:
+    also write a TensorBoard log. Under torchrun every process takes its part of each batch, and the first one writes.
 
-    Raises UserError where recipe and data do not fit, or another process works in the folder, TrainingFailed where
-    losses or weights are not finite or other trouble ends the run, and Interrupted, after saving, where SIGINT or
-    SIGTERM asked for an end.
+    Raises UserError if recipe and data do not fit or another process works in the folder, TrainingFailed if losses or
+    weights are not finite or other trouble ends the run, and Interrupted, after saving, on SIGINT or SIGTERM.
     """
     torch.manual_seed(seed)
-    gan = new_model(recipe, data)  # what does not fit is said before anything is written or thrown away
+    gan = new_model(recipe, data)  # a misfit is reported before anything is written or thrown away
     place = RunFolder(folder)
     with place.lock() if distributed.rank() == 0 else contextlib.nullcontext():
         if fresh and distributed.rank() == 0:
@@ -102,14 +102,13 @@ def train(
 
 
 class _Run:
-    """Everything that changes while a run goes on, and how it is saved."""
+    """Everything that changes during a run, and how it is saved."""
 
     def __init__(
         self, gan: GAN, recipe: Recipe, data: Dataset, place: RunFolder, seed: int, device: torch.device, commit: str
     ):
-        self.recipe, self.data, self.place, self.seed, self.device, self.commit = (
-            recipe, data, place, seed, device, commit
-        )
+        self.recipe, self.data, self.place = recipe, data, place
+        self.seed, self.device, self.commit = seed, device, commit
         self.identity = {
             "model": asdict(recipe.model), "train": recipe.train.identity(), "seed": seed, "data": data.fingerprint
         }
@@ -145,7 +144,7 @@ class _Run:
             self.gan.sample_latent = drawn_on(device, self.gan.sample_latent)  # type: ignore[method-assign]
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a saved state. Raises UserError if it does not fit the model or the length of the run."""
         try:
             self.gan.load_state_dict(saved["model"])
             for name, optimizer in self.optimizers.items():
@@ -172,7 +171,7 @@ class _Run:
         self, advance: Callable[[int, str], None], say: Callable[[str], None], watch: Watch | None, board: Board,
         asked: list[int],
     ) -> Trained:
-        """The loop."""
+        """Run the remaining steps, save, and return the finished run."""
         train, looked, steps = self.recipe.train, self.recipe.watch, self.recipe.train.steps
         rank, world = distributed.rank(), distributed.world_size()
         if self.first:
@@ -209,13 +208,11 @@ class _Run:
         return Trained(self.place.checkpoint, steps, self.seconds, tuple(self.warnings.values()), self.best)
 
     def one_step(self, batch: Batch) -> dict[str, Tensor]:
-        """The paper's step, on this process's part of the batch, and the average of the weights."""
+        """Make the paper's step on this process's part of the batch, then update the averaged weights."""
         train = self.recipe.train
         if self.channels_last:
             batch = _channels_last(batch)
-        if (
-            distributed.world_size() > 1
-        ):  # what is drawn beside the latents differs between processes, and not on resume
+        if distributed.world_size() > 1:  # other draws than latents differ by process, and are the same after a resume
             torch.manual_seed(hash((self.seed, batch.step, distributed.rank())))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             losses = self.gan.training_step(batch, self.optimizers)
@@ -226,17 +223,17 @@ class _Run:
 
     @property
     def evaluated(self) -> GAN:
-        """The weights that a checkpoint holds: their average where the recipe takes it."""
+        """The model that a checkpoint holds: with averaged weights if the recipe averages."""
         return self.gan if self.average is None else self.average
 
     def note(self, line: Mapping[str, Any], board: Board) -> None:
-        """A line of the log, in both logs."""
+        """Write a line to the log, and its numbers to TensorBoard."""
         if self.first:
             self.place.write({"step": self.step, **line})
             board.scalars(self.step, {k: v for k, v in line.items() if isinstance(v, float)})
 
     def heed(self, trouble: str | None, say: Callable[[str], None]) -> None:
-        """Say what is wrong, and end the run unless its recipe goes on."""
+        """Report trouble, and end the run unless the recipe says "go on"."""
         if trouble is None:
             return
         if self.recipe.watch.on_trouble == "stop":
@@ -249,7 +246,7 @@ class _Run:
                 self.place.write({"step": self.step, "warning": trouble})
 
     def fail(self, reason: str) -> None:
-        """End the run. What lies in its folder is of an earlier, healthy step."""
+        """End the run. The files in its folder are those of an earlier, healthy step."""
         kept = f"The last good checkpoint is {self.place.checkpoint}."
         raise TrainingFailed(
             f"recipe '{self.recipe.name}', seed {self.seed}, step {self.step}: {reason}. "
@@ -257,13 +254,13 @@ class _Run:
         )
 
     def require_finite(self, values: Mapping[str, float], what: str) -> None:
-        """TrainingFailed where a value is not finite."""
+        """Raise TrainingFailed if a value is not finite."""
         if not all(map(math.isfinite, values.values())):
             found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
             self.fail(f"{what} are not finite ({found})")
 
     def measure(self, watch: Watch, board: Board) -> None:
-        """Note the watched metric; a checkpoint of its best value is kept."""
+        """Log the watched metric, and keep a checkpoint of its best value."""
         model = copy.deepcopy(self.evaluated).eval()
         value = watch.score(model)
         self.note({watch.name: value}, board)
@@ -272,7 +269,7 @@ class _Run:
             checkpoint.save(self.place.best, model.state_dict(), self.metadata())
 
     def picture(self, board: Board) -> None:
-        """Samples on a fixed latent, and what lies between pairs of latents."""
+        """Draw samples on a fixed latent, and interpolations between pairs of latents."""
         pictures = {"step": sample_grid(self.evaluated)}
         if "generate" in capabilities(self.gan):
             pictures["between"] = interpolation(self.evaluated)
@@ -281,19 +278,19 @@ class _Run:
             board.picture(self.step, name, image)
 
     def metadata(self) -> checkpoint.Checkpoint:
-        """What a checkpoint of now says about itself."""
+        """Metadata of a checkpoint of the present step."""
         model = self.recipe.model
         return checkpoint.Checkpoint(
             model.name, model.args, self.step, self.recipe.name, self.recipe.train.data, self.seed, self.commit
         )
 
     def random_state(self) -> Tensor:
-        """Of the generator on the CPU that the next step draws from; of several processes, the one they share."""
+        """State of the CPU generator that the next step draws from (the shared one when distributed)."""
         shared: torch.Generator | None = getattr(self.gan.sample_latent, "shared", None)
         return torch.get_rng_state() if shared is None else shared.get_state()
 
     def save(self, evaluated: GAN | None = None, rng: Tensor | None = None) -> None:
-        """Checkpoint and state, each replaced whole. Unhealthy weights are never written over healthy ones."""
+        """Replace checkpoint and state, each whole. Weights that are not finite never replace healthy ones."""
         tensors = {k: v.sum().item() for k, v in self.gan.state_dict().items() if v.is_floating_point()}
         self.require_finite(tensors, "the weights")
         state = {
@@ -308,19 +305,19 @@ class _Run:
         self.place.save_state(state)
 
     def finish(self) -> None:
-        """The last save. Its checkpoint holds what the paper does after training; the state is as training left it."""
+        """Save for the last time: the checkpoint after the model's `finish`, the state as training left it."""
         evaluated = copy.deepcopy(self.evaluated)
         rng = self.random_state()
         share = (distributed.rank(), distributed.world_size())
         evaluated.finish(batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share))
         if self.first:
             self.save(evaluated, rng)
-        distributed.decide(True)  # the others wait here until the files are whole
+        distributed.decide(True)  # the other processes wait here until the files are whole
         self.seconds += time.monotonic() - self.began
 
 
 def new_model(recipe: Recipe, data: Dataset) -> GAN:
-    """The recipe's model, newly initialised. Raises UserError where its arguments or the data do not fit."""
+    """Return the recipe's model, newly initialised. Raises UserError if its arguments or the data do not fit."""
     whose, train = f"recipe '{recipe.name}'", recipe.train
     few = train.labels > 0
     needed = train.unlabelled_batch_size if few else train.batch_size
@@ -353,7 +350,7 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
 
 @torch.no_grad()
 def sample_grid(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
-    """uint8 picture of samples: a row a class where the model has classes (at most ten), the same latent every time."""
+    """Draw samples on a fixed latent as a uint8 picture, ten a row; with classes, a row a class, at most ten."""
     classes = min(gan.num_classes, rows) or rows
     y = torch.arange(classes).repeat_interleave(GRID_COLUMNS) if gan.num_classes else None
     n = classes * GRID_COLUMNS
@@ -364,9 +361,9 @@ def sample_grid(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def interpolation(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
-    """uint8 picture: from one latent to another in ten equal steps, a row a pair, its class fixed.
+    """Draw interpolations in ten equal steps between two latents, a row a pair, its class fixed. uint8 picture.
 
-    A generator that has learnt its training images by heart jumps from one to the next (Odena et al., 2017, Sec. 4.4).
+    A generator that has memorised its training images jumps from one to the next (Odena et al., 2017, Section 4.4).
     """
     classes = min(gan.num_classes, rows) or rows
     generator = torch.Generator().manual_seed(seed)
@@ -380,9 +377,9 @@ def interpolation(gan: GAN, rows: int = 10, seed: int = 0) -> Tensor:
 
 
 def drawn_on(device: torch.device, draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A `sample_latent` for training, which draws on the device: no step has to wait for a copy.
+    """Return a `sample_latent` for training that draws on the device, so that no step waits for a copy.
 
-    Where a generator is given, nothing changes.
+    If a generator is given, it draws as before.
     """
 
     def sample_latent(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -395,7 +392,7 @@ def drawn_on(device: torch.device, draw: Callable[..., Tensor]) -> Callable[...,
 
 
 def _channels_last(batch: Batch) -> Batch:
-    """Pixels by pixel, not channel by channel: what convolutions on most devices are fastest with."""
+    """The batch in channels-last memory format, which is the fastest for convolutions on most devices."""
     x, u = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (batch.x, batch.u))
     assert x is not None
     return batch._replace(x=x, u=u)
@@ -403,6 +400,7 @@ def _channels_last(batch: Batch) -> Batch:
 
 @contextlib.contextmanager
 def _evaluating(gan: GAN) -> Iterator[None]:
+    """Evaluation mode inside, the former mode afterwards."""
     training = gan.training
     gan.eval()
     yield
@@ -419,9 +417,9 @@ def _update_average(average: GAN, gan: GAN, decay: float) -> None:
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Signals that asked for an end: taken between two steps, so that nothing is half done. The second ends at once."""
+    """Collect the signals that ask for an end; the loop heeds them between two steps. A second one ends at once."""
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # Python takes signals there alone
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
         yield asked
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,8 +1,14 @@
-"""The folder of a run: what lies in it, who may write to it, and how it is read after a kill.
+"""The folder of a run: its files, the lock on it, and how it is read after a kill.
 
-`checkpoint.safetensors` is what is evaluated, `best.safetensors` the best so far of recipes that watch a metric,
-`state.pt` all that resuming needs, `log.jsonl` the losses (the same bytes however often the run was interrupted), and
-`samples/` pictures on a fixed latent. Files are replaced whole; older ones do not pile up.
+| file | content |
+|---|---|
+| `checkpoint.safetensors` | the weights that are evaluated |
+| `best.safetensors` | the best weights so far, of recipes that watch a metric |
+| `state.pt` | all that resuming needs |
+| `log.jsonl` | losses; the same bytes however often the run was interrupted |
+| `samples/` | pictures on a fixed latent |
+
+Files are replaced whole, and older ones do not pile up.
 """
 
 import contextlib
@@ -32,7 +38,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Weights and metadata as they are evaluated."""
+        """The file of weights and metadata that are evaluated."""
         return self.path / CHECKPOINT
 
     @property
@@ -42,20 +48,20 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """All that resuming needs. Written last: a state that says "done" has its checkpoint beside it."""
+        """The file with all that resuming needs. It is written last, so that its checkpoint lies beside it."""
         return self.path / STATE
 
     @property
     def log(self) -> Path:
-        """One JSON object a line."""
+        """The log, one JSON object a line."""
         return self.path / LOG
 
     def samples(self, name: str) -> Path:
-        """A picture."""
+        """The file of a picture."""
         return self.path / "samples" / f"{name}.png"
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line to the log. Raises UserError where the disk is full."""
+        """Append a line to the log. Raises UserError if it cannot be written, as on a full disk."""
         try:
             with open(self.log, "a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
@@ -65,7 +71,7 @@ class RunFolder:
             ) from error
 
     def cut_log(self, step: int) -> None:
-        """Drop the lines after `step`, which the resumed run writes again."""
+        """Drop the lines after `step`: the resumed run writes them again."""
         if self.log.exists():
             lines = self.log.read_text(encoding="utf-8").splitlines()
             kept = []
@@ -76,15 +82,15 @@ class RunFolder:
             write_text(self.log, "".join(kept))
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the state. Raises UserError where the disk is full."""
+        """Replace the state. Raises UserError if the disk is full."""
         with atomic_path(self.state) as part:
             try:
                 torch.save(state, part)
-            except RuntimeError as error:  # its way to say so
+            except RuntimeError as error:  # torch's way to report a full disk
                 raise OSError("the file could not be written whole") from error
 
     def read_state(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """The state, on the CPU. Raises UserError for a broken file and for the state of another run."""
+        """Return the state, on the CPU. Raises UserError for a broken file and for the state of another run."""
         try:
             saved: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -101,7 +107,7 @@ class RunFolder:
         return saved
 
     def empty(self) -> None:
-        """Remove all of an earlier run but its lock, which this process holds."""
+        """Remove all files of an earlier run except its lock, which this process holds."""
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -110,7 +116,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the system frees it when the process ends, however it ends."""
+        """Lock the folder for this process. The system releases the lock when the process ends, even by a kill.
+
+        Raises UserError if another process holds it, or if the folder cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -127,7 +136,7 @@ class RunFolder:
                 raise UserError(
                     f"another process is training in {self.path}: wait for it, or give another --out."
                 ) from None
-            for part in self.path.rglob(".*.part"):  # what a killed process was writing
+            for part in self.path.rglob(".*.part"):  # left by a killed process
                 part.unlink()
             yield
         finally:

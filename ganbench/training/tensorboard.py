@@ -1,4 +1,4 @@
-"""A TensorBoard log beside the run's own, for those who have TensorBoard; without a folder it does nothing."""
+"""A TensorBoard log beside the run's own log, if TensorBoard is installed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,11 @@ from ganbench.base.errors import UserError
 
 
 class Board:
-    """Scalars and pictures of a run. Opened again at `step`, it forgets what was written after that."""
+    """Writes scalars and pictures of a run; does nothing without a folder.
+
+    step: where a resumed run begins; what was written after it is discarded. Raises UserError if the package
+    tensorboard is not installed.
+    """
 
     def __init__(self, folder: Path | None = None, step: int = 0):
         self.writer: Any = None
@@ -25,13 +29,13 @@ class Board:
             self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
+        """Add one point to each curve."""
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: Tensor) -> None:
-        """A uint8 C x H x W picture."""
+        """Add a picture, uint8 C x H x W."""
         if self.writer is not None:
             self.writer.add_image(name, image, step)
 
