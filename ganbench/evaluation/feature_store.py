@@ -1,8 +1,8 @@
-"""Features of sets of images: one pass an extractor, shared by all metrics, and remembered for reference sets.
+"""Features of sets of images: one pass an extractor, shared by all metrics, and cached for reference sets.
 
-What is kept on disk lies in `<data folder>/features/`, under a key made of everything that could change a digit: the
-images' fingerprint and draw, the network's weights and version, the arithmetic, the size they were reduced to, and the
-version of this file. A file that is damaged is made again; a disk that is full costs a remark and nothing else.
+The cache lies in `<data folder>/features/`. Its keys hold everything that could change a digit: fingerprint and draw of
+the images, weights and version of the network, the arithmetic, the size to which images were reduced, and the version
+of this file. A damaged file is made again; a full disk costs a remark and nothing else.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ Say = Callable[[str], None]
 
 
 def reduce(images: Tensor, side: int) -> Tensor:
-    """uint8 images reduced to side x side pixels (bilinear, antialiased, rounded)."""
+    """Reduce uint8 images N x C x H x W to side x side pixels (bilinear, antialiased, rounded to uint8)."""
     small = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False)
     return small.round().clamp(0, 255).to(torch.uint8)
 
 
 class FeatureStore:
-    """Makes features or remembers them.
+    """Makes features, keeps them in memory, and caches those of reference sets on disk.
 
-    extractors: by name. folder: where those of reference sets are kept; None keeps nothing on disk.
-    batch_size: of the extractors; None leaves it to them.
+    extractors: by name. folder: of the cache; None keeps nothing on disk. batch_size: images in a pass of an
+    extractor; None leaves it to the extractor.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class FeatureStore:
         self._kept: dict[tuple[int, str], MutableMapping[str, dict[str, Tensor]]] = {}
 
     def name(self, samples: Samples, label: str, keep: bool = False) -> None:
-        """Say what a set is called in the progress, and whether its features are worth keeping on disk."""
+        """Name a set for the progress bar. keep: its features are worth keeping on disk."""
         self._labels[id(samples)] = label
         self._sets.append(samples)
         if keep and "fingerprint" in samples.origin:
             self._lasting.add(id(samples))
 
     def features(self, samples: Samples, name: str, side: int = 0) -> Features:
-        """Features and logits of a set, reduced to `side` pixels (0: as it is); only rank 0 has them in the end."""
+        """Return features and logits of a set reduced to `side` px (0: as it is). If distributed, rank 0 has them."""
         key = (id(samples), name, side)
         if key not in self._memory:
             path = self._path(samples, name, side)
@@ -74,7 +74,7 @@ class FeatureStore:
         return self._memory[key]
 
     def kept(self, samples: Samples, name: str) -> MutableMapping[str, dict[str, Tensor]]:
-        """What metrics have derived of a set's features: on disk for a lasting set, else in memory."""
+        """Return the tensors that metrics derived from a set's features; cached on disk for a reference set."""
         key = (id(samples), name)
         if key not in self._kept:
             path = self._path(samples, name, 0)
@@ -82,7 +82,7 @@ class FeatureStore:
         return self._kept[key]
 
     def embed(self, name: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-        """An extractor as a function of images that a metric makes; float images are in 0..255 too."""
+        """Return an extractor as a function of images that a metric makes, uint8 or float in 0..255."""
         extractor = self.extractors[name]
 
         def embed(images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +92,7 @@ class FeatureStore:
         return embed
 
     def _extract(self, samples: Samples, name: str, side: int) -> Features:
-        """One pass. Each process takes whole batches in turn, so that a batch's neighbours are the same as in one."""
+        """Extract in one pass. Each process takes whole batches, so that batches are those of a single process."""
         extractor, images = self.extractors[name], samples.images
         size = self.batch_size or extractor.batch_size(self.device, samples.images.shape)
         batches = -(-len(images) // size)
@@ -144,7 +144,7 @@ def _unpack(tensors: dict[str, Tensor]) -> Features:
 
 
 class _OnDisk(MutableMapping[str, dict[str, Tensor]]):
-    """Derived tensors beside a file of features, by name."""
+    """Derived tensors by name, in files beside the file of features."""
 
     def __init__(self, store: FeatureStore, path: Path):
         self.store, self.path = store, path

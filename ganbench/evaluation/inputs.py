@@ -14,12 +14,12 @@ from ganbench.features import FeatureExtractor
 
 
 def needed_extractors(requests: list[measure.Request]) -> list[str]:
-    """Names of the networks that metrics look through, but for those of the model itself."""
+    """Return the sorted names of the extractors that the requests use, without those of the model itself."""
     return sorted({r.extractor for r in requests if r.extractor} - set(measure.OWN))
 
 
 def make_extractors(requests: list[measure.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
-    """The extractors that the requests need, each with its weights if any were given.
+    """Return the extractors that the requests need, by name, each with its weights if any were given.
 
     Raises UserError for weights of an extractor that is not used.
     """
@@ -32,9 +32,10 @@ def make_extractors(requests: list[measure.Request], weights: dict[str, Path]) -
 
 
 def held_out_of(reference: Dataset) -> Samples | None:
-    """The other split of the same set: real images that play the row of real data. None where there is no other.
+    """Return the other split of the same set, the real images of the row of real data; None if there is no other.
 
-    Of a part by classes it is the same classes of the other split; of rows, all of that.
+    If the reference is a class subset, return those classes of the other split; if it is a row range, return the whole
+    other split.
     """
     own = reference.whole_split
     if own not in ("train", "test"):
@@ -44,11 +45,11 @@ def held_out_of(reference: Dataset) -> Samples | None:
 
 
 def cache_folder() -> Path:
-    """Where features of reference sets are kept."""
+    """Return the folder in which features of reference sets are cached."""
     return datasets.data_root() / "features"
 
 
 def describe(samples: Samples) -> dict[str, Any]:
-    """Origin, count and shape of a set, for a result."""
+    """Return origin, count and shape of a set, for a result."""
     n, c, h, w = samples.images.shape
     return {**samples.origin, "count": n, "shape": [c, h, w], "labels": samples.labels is not None}

@@ -1,7 +1,8 @@
-"""Evaluation: one pass an extractor over each set, shared by all metrics; then the metrics.
+"""Measuring: names of metrics become protocols, and each protocol is handed what it looks at.
 
-Names: `fd_mnist-cnn` is a protocol's stem and an extractor; `fid` is a published protocol; `discriminability` alone
-takes the default extractor. With other weights than the published ones `fid` becomes `fd_inception-v3@<hash>`.
+Every extractor makes one pass over each set, and all metrics share its features. A name such as `fd_mnist-cnn` is a
+protocol's stem and an extractor; `fid` is a published protocol; a stem alone, such as `discriminability`, takes the
+default extractor. With other weights than the published ones, `fid` becomes `fd_inception-v3@<hash>`.
 """
 
 import math
@@ -21,7 +22,7 @@ from ganbench.features.small_cnn import fit_classifier
 from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable
 from ganbench.reporting.results import Measurement
 
-# Features of the model under test itself, used like any extractor's: `nn_transfer_encoder`.
+# Extractors that are parts of the model under test, used like any other: `nn_transfer_encoder`.
 OWN = {
     "encoder": "an encoder",
     "encoder-hidden": "an encoder with a hidden layer to show",
@@ -43,7 +44,7 @@ LACKS = {
 
 @dataclass(frozen=True)
 class Request:
-    """One metric that was asked for: its protocol, and the name of the extractor where it needs one."""
+    """A metric that was asked for: its protocol, and the name of its extractor if it needs one."""
 
     name: str
     protocol: Protocol
@@ -51,12 +52,12 @@ class Request:
 
 
 def protocols() -> dict[str, Protocol]:
-    """All installed protocols, by stem."""
+    """Return all installed protocols by stem."""
     return {p.stem: p for entry in registry.names("metrics") for p in registry.load("metrics", entry)}
 
 
 def metric_names() -> list[str]:
-    """What `--metrics` understands: stems without an extractor, `stem_<extractor>`, and the published names."""
+    """Return the names that `--metrics` takes: stems, `stem_<extractor>`, and published names."""
     found = []
     for stem, p in protocols().items():
         found += [f"{stem}_<extractor>"] if p.needs_extractor else [stem]
@@ -65,7 +66,11 @@ def metric_names() -> list[str]:
 
 
 def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
-    """Requests from the names on the command line or in a recipe. Raises UserError for an unknown or repeated one."""
+    """Return the requests for names from the command line or a recipe, in their order.
+
+    default_extractor: for stems that need an extractor and stand alone. Raises UserError for an unknown metric or
+    extractor, and for one that is asked for twice.
+    """
     known = protocols()
     published = {p.published[0]: p for p in known.values() if p.published}
     extractors = [*registry.names("extractors"), *OWN]
@@ -99,12 +104,12 @@ def evaluate(
     requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
     held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """Measure everything asked for: (of the fake images, of the real ones that make the table's row of real data).
+    """Measure every request. Returns the measurements of the generated images, and those of the row of real data.
 
-    store: makes or remembers features by the extractors that the requests name. fake: None where only representations
-    are measured. held_out: real images that are not in the reference; a draw of as many as there are fakes is measured
-    in their place. resolutions: instead of the protocols' own lower resolutions.
-    Raises UserError where channels differ between the sets.
+    store: makes and caches features by the extractors that the requests name. fake: the generated images; None if only
+    representations are measured. held_out: real images that are not in the reference; the row of real data uses them,
+    subsampled to the number of generated images. resolutions: replace the protocols' own lower resolutions.
+    Raises UserError if the sets differ in their channels.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
         if fake is None or other is None or not len(other.images):  # moments have no channels
@@ -114,7 +119,7 @@ def evaluate(
             raise UserError(
                 f"the images have {a} channel{'s' * (a > 1)} and {what} {b}: convert one to the other's kind first."
             )
-    # As many real images as generated ones, where there are more: most metrics can only be compared at equal counts.
+    # Most metrics can only be compared at equal counts: use at most as many real images as generated ones.
     num = len(fake.images) if fake is not None else None
     unseen = held_out and take(held_out, num and min(len(held_out.images), num), "the held-out images", seed)
     if fake is not None:
@@ -134,7 +139,7 @@ def evaluate(
 
 
 class _Bench:
-    """Hands each protocol what it needs, or says in words what is missing."""
+    """Hands each protocol what it needs, or says what is missing."""
 
     def __init__(
         self, store: FeatureStore, reference: Samples | None, held_out: Samples | None, seed: int,
@@ -146,7 +151,7 @@ class _Bench:
         self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
 
     def measure(self, request: Request, of: Samples | None, real: bool = False) -> list[Measurement]:
-        """The values of one protocol with `of` as the fake images, or one measurement with the reason for none."""
+        """Return the values of one protocol with `of` as the generated images, or the reason why there are none."""
         p = request.protocol
         extractor = self.store.extractors.get(request.extractor) if request.extractor else None
         base = Measurement(
@@ -163,7 +168,7 @@ class _Bench:
             return [replace(base, reason=str(reason))]
         if extractor is not None and extractor.report:
             base = replace(base, extractor={**extractor.describe(), "report": dict(extractor.report)})
-        # Real images may be fewer than the protocol's samples; the row stays, and says so.
+        # There may be fewer real images than the protocol takes samples: the row is kept and says so.
         n = len(of.images) if of is not None else 0
         fewer = (f"{n:,} images, not {p.num:,}",) if real and p.num is not None and n != p.num else ()
         return [
@@ -174,7 +179,7 @@ class _Bench:
         ]
 
     def inputs(self, request: Request, of: Samples | None, real: bool) -> Inputs:
-        """What the protocol named in `needs`. Raises Unavailable for what there is none of."""
+        """Collect what the protocol names in `needs`. Raises Unavailable for whatever does not exist."""
         p, store = request.protocol, self.store
         if request.extractor in OWN and request.extractor not in store.extractors:
             raise Unavailable(f"there is no model with {OWN[request.extractor]} to take features from")
@@ -196,7 +201,7 @@ class _Bench:
             self.side(request, side, samples) if samples is not None and p.needs_side(side) else empty
             for side, samples in sets.items()
         )
-        # Whatever is made of two sets is shared by the protocols that see the same two through the same network.
+        # Protocols that see the same two sets through the same network share what they compute from both.
         shared = self.shared.setdefault((id(of), request.extractor), {})
         embed = None
         if request.extractor is not None and "embed" in p.needs:
@@ -207,14 +212,14 @@ class _Bench:
         )
 
     def fit(self, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """A classifier trained on these images, once however many protocols and rows ask for it."""
+        """Train a classifier on these images, once for all protocols and rows that ask for it."""
         key = (id(images), id(labels))
         if key not in self.classifiers:
             self.classifiers[key] = fit_classifier(images, labels)
         return self.classifiers[key]
 
     def side(self, request: Request, which: str, samples: Samples) -> Side:
-        """One set with the features and logits that the protocol names."""
+        """Return one set with the features and logits that the protocol names."""
         p, name = request.protocol, request.extractor
         out, logits_at = Features(torch.empty(0)), {}
         kept: MutableMapping[str, dict[str, Tensor]] = {}
@@ -231,7 +236,7 @@ class _Bench:
         return Side(samples.images, samples.labels, features, out.logits, logits_at, kept)
 
     def by_moments(self, request: Request, samples: Samples) -> Side:
-        """A reference whose images we have not, but the mean and covariance of their features over Inception-v3."""
+        """Return a reference that is a file of moments: mean and covariance of features, without images."""
         moments, about = samples.moments or {}, samples.origin.get("moments", {})
         if not request.protocol.by_moments:
             raise Unavailable("the reference is a file of moments: it serves Fréchet distances alone")
@@ -245,7 +250,7 @@ class _Bench:
         return Side(samples.images, kept={"moments/1": kept})
 
     def require_model(self, p: Protocol) -> None:
-        """Raise Unavailable, in words, where the protocol asks the model for what it has not."""
+        """Raise Unavailable if the protocol asks the model for a capability that it does not have."""
         for need in sorted(n.removeprefix("model.") for n in p.needs if n.startswith("model.")):
             if self.model is None:
                 raise Unavailable("this is measured of a model, not of images: give --model and --ckpt")
@@ -254,7 +259,7 @@ class _Bench:
 
 
 def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:
-    """The name that the value may carry: a published one only over the published weights."""
+    """Return the name that the value may carry: a published name needs the published weights."""
     p = request.protocol
     if extractor is None:
         return p.stem
@@ -264,5 +269,5 @@ def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:
 
 
 def protocol_id(p: Protocol) -> str:
-    """Stem, version and what is fixed, e.g. 'fd/1: Fréchet distance of features'."""
+    """Return stem, version and summary, e.g. 'fd/1: Fréchet distance of features'."""
     return f"{p.stem}/{p.version}: {p.summary}"

@@ -1,4 +1,4 @@
-"""`ganbench evaluate`: from what the user typed to a Result."""
+"""`ganbench evaluate`: from the options of the command to a Result."""
 
 import time
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ganbench.reporting import results
 from ganbench.reporting.results import Result
 
 NUM = 10_000
-# The extractor for metrics that are named without one, by the reference's data set.
+# The extractor of metrics that are named without one, by the data set of the reference.
 EXTRACTORS = {"mnist": "mnist-cnn", "digits": "pixels"}
 
 
@@ -52,7 +52,7 @@ class Request:
     held_out: str | None = None
 
     def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
-        """How --images and --reference are read. Raises UserError for an option that has nothing to read."""
+        """Return how --images and --reference are read. Raises UserError for an option that applies to neither."""
         resize = None if self.resize is None else resizing.parse(self.resize)
         latent = None if self.latent is None else sources.parse_latent(self.latent)
         images = sources.Options(
@@ -71,14 +71,14 @@ class Request:
 
 
 def needs_images(protocol: Protocol) -> bool:
-    """True if there is nothing to measure without generated images or a model."""
+    """Return True if the protocol needs generated images or a model."""
     return protocol.needs_side("fake") or protocol.asks_model
 
 
 def run(request: Request, reporter: Reporter) -> Result:
-    """Evaluate, and return what is to be stored and shown. Raises UserError for whatever the user has to mend."""
+    """Evaluate a request and return its result. Raises UserError for every mistake that the user can mend."""
     began = time.monotonic()
-    results.git_commit()  # of the code that runs, not of what the checkout becomes meanwhile
+    results.git_commit()  # now, since the checkout may change while this runs
     device = choose_device(request.device)
     of_images, of_reference = request.reading(device, reporter)
     training = None
@@ -114,7 +114,7 @@ def run(request: Request, reporter: Reporter) -> Result:
             raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
     if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
         raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
-    # What the user named is opened before weights are downloaded, and these before samples are drawn.
+    # Open what the user named before weights are downloaded, and download them before samples are drawn.
     fake = None
     if request.images is not None:
         fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
@@ -160,14 +160,14 @@ def run(request: Request, reporter: Reporter) -> Result:
 
 
 def default_metrics(extractor: str) -> list[str]:
-    """What is measured when nothing is asked for."""
+    """Return the metrics that are measured if none are asked for."""
     if extractor == "inception-v3":
         return ["fid", "kid", "inception_score", "ms_ssim"]
     return [f"fd_{extractor}", f"kd_{extractor}", "ms_ssim"] + ([] if extractor == "pixels" else ["discriminability"])
 
 
 def load_reference(text: str, options: sources.Options) -> tuple[Samples, Samples | None]:
-    """The reference, and the other split of the same set for the row of real data where there is one."""
+    """Return the reference, and the other split of its set for the row of real data if there is one."""
     if Path(text).suffix.lower() in sources.GENERATORS:
         raise UserError(f"--reference '{text}': a generator makes no reference, which is a fixed set of images.")
     name = text.partition(":")[0]

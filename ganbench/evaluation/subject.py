@@ -1,4 +1,4 @@
-"""The model under test as metrics see it: plain functions of arrays on the CPU, whatever device it lives on."""
+"""The model under test as metrics see it: functions of CPU tensors, whatever device the model is on."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,17 @@ from ganbench.gan import GAN, capabilities
 from ganbench.metrics import Model
 
 BATCH = 500
+# Extractors that are parts of the model, and the methods that they call.
 METHODS = {
-    "encoder": "encode", "encoder-hidden": "encoder_features", "discriminator": "discriminator_features"
-}  # the extractor's name, and whose it is
+    "encoder": "encode", "encoder-hidden": "encoder_features", "discriminator": "discriminator_features",
+}
 
 
 def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.device) -> Model:
-    """The functions that a metric may ask of a trained model; None for those that its paper does not give it."""
+    """Return the functions that a metric may ask of a trained model; None for each capability that it lacks.
+
+    Images go in as uint8 and come out as float32 in [-1, 1], in batches of 500.
+    """
     gan = gan.to(device).eval()
     can = capabilities(gan)
 
@@ -44,7 +48,7 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
 
 
 class ModelFeatures(FeatureExtractor):
-    """Features that the model under test has learnt: its encoder's, or its discriminator's."""
+    """Features that the model under test has learnt: those of its encoder or of its discriminator."""
 
     source = "the checkpoint under test"
 
@@ -58,6 +62,6 @@ class ModelFeatures(FeatureExtractor):
 
 
 def own_extractors(gan: GAN, sha256: str, names: set[str]) -> dict[str, FeatureExtractor]:
-    """Of 'encoder' and 'discriminator' those that are asked for and that the model has."""
+    """Return the extractors that are parts of the model: those in `names` that it has, by name."""
     can = capabilities(gan)
     return {n: ModelFeatures(n, gan, sha256).eval() for n in sorted(names & set(METHODS)) if METHODS[n] in can}

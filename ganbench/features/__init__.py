@@ -1,7 +1,7 @@
 """Feature extractors: pretrained networks that turn images into features, and into logits where they have classes.
 
 An extractor owns its resizing and scaling: it takes uint8 images of any size and one or three channels. Extractors are
-found by entry point; `create("inception-v3", weights=...)` is the way in.
+found by entry point. `create("inception-v3", weights=...)` makes one, and `extract` runs it over a set of images.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from ganbench.data.images import check
 
 @dataclass(frozen=True)
 class Features:
-    """What one pass yields. features: float32 N x d. logits: float32 N x K, or None where there are no classes."""
+    """The output of one pass. features: float32 N x d. logits: float32 N x K, or None if there are no classes."""
 
     features: Tensor
     logits: Tensor | None = None
 
 
 class FeatureExtractor(nn.Module):
-    """The contract. A subclass sets the fields below and writes `forward`.
+    """The contract of an extractor. A subclass sets the fields below and writes `forward`.
 
     `forward(images)` takes N x 1|3 x H x W, uint8 or float32 in the same units (0 to 255, for images that differ by
     less than a level), and returns `Features` of the batch. `weights` is a file, or None for the published ones
@@ -39,9 +39,9 @@ class FeatureExtractor(nn.Module):
     licence: ClassVar[str] = ""
     source: ClassVar[str] = ""
     classes: tuple[str, ...] = ()
-    sha256: str = ""  # of the weights' file; empty where there are no weights
+    sha256: str = ""  # hash of the file of weights; empty if there are no weights
     official: bool = True  # False: not the published weights, so that no published name may be used
-    report: dict[str, Any]  # what runs found out (an error, a fallback): for the reader, part of no key
+    report: dict[str, Any]  # findings of runs (an error, a fallback) for the reader; part of no cache key
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,23 +49,24 @@ class FeatureExtractor(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name for metrics and tables: `name` with the published weights, else `name@<8 digits of the hash>`."""
+        """Name for metrics and tables: `name` with the published weights, else `name@<8 digits of the hash>`."""
         return self.name if self.official else f"{self.name}@{self.sha256[:8]}"
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
-        """Images of N x C x H x W to take at a time where the user did not say: small on the CPU, whose cache is."""
+        """Return how many images of shape N x C x H x W to take at a time: few on a CPU, whose cache is small."""
         return 16 if device.type == "cpu" else 256
 
     def describe(self) -> dict[str, Any]:
-        """What goes into a result, so that somebody else can use the same network."""
+        """Return the identity of the network for a result, so that others can use the same one."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256, "official": self.official,
                 "source": self.source, "licence": self.licence}
 
 
 def create(name: str, weights: Path | None = None, download: bool = True) -> FeatureExtractor:
-    """The extractor of that name in evaluation mode, its parameters frozen.
+    """Return the extractor of that name in evaluation mode, its parameters frozen.
 
-    Raises UserError for an unknown name, and where weights are missing, unreadable or of another network.
+    weights: a file to use instead of the published weights. download: whether the network may be used. Raises
+    UserError for an unknown name, and if weights are missing, unreadable or those of another network.
     """
     cls = registry.load("extractors", name)
     if weights is not None and not weights.is_file():
@@ -79,10 +80,10 @@ def extract(
     extractor: FeatureExtractor, images: Tensor, batch_size: int | None, device: torch.device,
     advance: Callable[[int], None] | None = None,
 ) -> Features:
-    """One pass over images N x C x H x W; features and logits come back on the CPU, float32, in the same order.
+    """Run an extractor over images N x C x H x W. Returns float32 features and logits on the CPU, in the same order.
 
-    The images are uint8, or float32 in 0..255. `batch_size` None leaves it to the extractor. `advance` is called with
-    the size of each batch that is done (for a progress bar).
+    images: uint8, or float32 in 0..255. batch_size: None leaves it to the extractor. advance: called with the size of
+    each finished batch (for a progress bar). Raises TypeError for images of another type or shape.
     """
     if images.dtype != torch.float32:
         check(images)

@@ -3,8 +3,8 @@
     LPIPS(x, y) = sum_l 1/(H_l W_l) sum_{h,w} sum_c w_lc (f_lc(x) - f_lc(y))^2
 
 Zhang et al. (2018), "The unreasonable effectiveness of deep features as a perceptual metric", arXiv:1801.03924,
-Equation 1, with linear layers v0.1; f_l are the activations of five layers of VGG16, of unit length along the channels.
-So the features are sqrt(w_lc / (H_l W_l)) f_lc, 122 values a pixel: few images at a time.
+Equation 1, with linear layers v0.1; f_l are the activations of five layers of VGG16, normalised to unit length over the
+channels. The features are therefore sqrt(w_lc / (H_l W_l)) f_lc, 122 values a pixel: take few images at a time.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ganbench.features.weights import Published, published, read
 
 VGG16 = "vgg16-397923af.pth"  # torchvision's; the start of its hash is in its name
 LINEAR = "weights-vgg16-lpips.pth"
-# Of the values of the five linear layers, float32, in their order.
+# Hash of the values of the five linear layers, float32, in their order.
 LINEAR_SHA256 = "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78"
 FILES = {
     VGG16: Published(f"https://download.pytorch.org/models/{VGG16}", "397923af"),
@@ -41,8 +41,8 @@ SMALLEST = 2 ** (len(SLICES) - 1)
 class LpipsVGG16(FeatureExtractor):
     """LPIPS over VGG16: features whose squared distance is the perceptual distance of two images; no classes.
 
-    Images keep their size, 16 px at least. The published weights are two files in the data folder's `weights/`, or
-    downloaded into it once. A file of one's own holds the entries of both.
+    Images keep their size, which must be at least 16 px. The published weights are two files in `weights/` of the data
+    folder, downloaded once. A file that a user gives holds the entries of both.
     """
 
     name = "lpips-vgg16"

@@ -1,4 +1,4 @@
-"""Raw pixels as features: what the classical measures use, and what needs no network."""
+"""Raw pixels as features: for the classical measures, and for evaluations without a network."""
 
 from pathlib import Path
 

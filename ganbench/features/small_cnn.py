@@ -30,8 +30,8 @@ BUNDLED_SHA256 = "186b1e83342ff32c014bae564bcbda0e88a2d9a7809761266569d183aac40c
 class SmallCNN(FeatureExtractor):
     """Six 3x3 convolutions with batch norm, 128 pooled features, one linear layer: for images of about 20 to 64 px.
 
-    Its weights' file says what it was trained on. Images are used at their own size; where that differs from the
-    training size, they are resized to it (bilinear, antialiased). A one-channel network averages colour channels.
+    Its file of weights says what it was trained on. Images of another size than the training images are resized to that
+    size (bilinear, antialiased). A one-channel network averages colour channels.
     """
 
     name = "small-cnn"
@@ -117,7 +117,7 @@ TRAINING = Training()
 
 
 def augment(x: Tensor, recipe: Training, generator: torch.Generator) -> Tensor:
-    """Random rotation, scale and shift of float images N x C x H x W in [-1, 1]; the border is continued."""
+    """Rotate, scale and shift float images N x C x H x W in [-1, 1] at random; border pixels are repeated outside."""
     n = len(x)
 
     def uniform(bound: float) -> Tensor:
@@ -192,9 +192,9 @@ def _train(
 
 @torch.inference_mode(False)
 def fit_classifier(images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """Train a SmallCNN on uint8 images N x C x S x S and int64 labels, and return it as images -> logits N x K.
+    """Train a SmallCNN on uint8 images N x C x S x S and int64 labels; return it as a function images -> logits N x K.
 
-    The recipe is the bundled classifier's. Raises ValueError for images that are not square or fewer than a batch.
+    It is trained as the bundled classifier was. Raises ValueError if the images are not square or fewer than a batch.
     """
     if images.shape[2] != images.shape[3] or len(images) < TRAINING.batch_size:
         raise ValueError(f"a classifier is fitted to {TRAINING.batch_size} square images or more, not {images.shape}")

@@ -1,4 +1,4 @@
-"""Files of weights: the published ones, downloaded once into the data folder's `weights/`, and any that are given."""
+"""Files of weights: published ones, downloaded once into `weights/` of the data folder, and files that users give."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from ganbench.data.datasets import data_root
 
 
 class Published(NamedTuple):
-    """Where a file comes from, and how its SHA-256 begins ('': the file is not checked, but what is in it is)."""
+    """Address of a file, and the beginning of its SHA-256; '' if its content is checked instead of the file."""
 
     url: str
     sha256: str
 
 
 def published(name: str, files: Mapping[str, Published], download: bool) -> list[Path]:
-    """Paths of the published files of the extractor `name`, in the order of `files`, each downloaded if need be.
+    """Return the paths of the published files of extractor `name`, in the order of `files`; download what is missing.
 
-    Raises UserError where one is missing and must not or cannot be downloaded.
+    Raises UserError if a file is missing and must not or cannot be downloaded.
     """
     folder = data_root() / "weights"
     what = f"the published weights of {name} are not in {folder}"
@@ -41,7 +41,7 @@ def published(name: str, files: Mapping[str, Published], download: bool) -> list
 
 
 def read(name: str, path: Path) -> Any:
-    """What a file holds, on the CPU. Raises UserError where it is broken or holds more than plain tensors."""
+    """Return the content of a file, on the CPU. Raises UserError if it is broken or holds more than plain tensors."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
