@@ -1,11 +1,15 @@
-"""The examples in the docstrings of ganbench.metrics run, and every public function has one."""
+"""The examples in the docstrings of ganbench.metrics and in its pages run; every public function has one."""
 
+import contextlib
 import doctest
 import importlib
 import inspect
+import io
 import pkgutil
+import re
 
 import pytest
+from support import ROOT
 
 import ganbench.metrics
 
@@ -61,3 +65,17 @@ def test_a_wrong_value_and_a_missing_example_are_detected():
     assert "Expected" in report
     assert examples(wrong)
     assert not examples(without)
+
+
+@pytest.mark.parametrize("page", ["metrics", "footguns"])
+def test_a_page_begins_with_an_example_that_prints_the_shown_values(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks[:2]] == ["python", ""]
+    names, shown = {}, []
+    for language, code in blocks:
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(code, names)
+            shown.append(out.getvalue())
+    assert shown[0] == blocks[1][1]
