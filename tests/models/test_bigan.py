@@ -203,7 +203,8 @@ def test_ten_steps_of_the_regressors_are_those_of_a_loop_written_from_the_formul
         adam((*g, *d, *e), (*of_g, *of_d, *of_e), t)
     for net, weights in ((model.G, g), (model.D, d), (model.E, e)):
         for p, w in zip(net.parameters(), weights, strict=True):
-            torch.testing.assert_close(p.T, w, rtol=1e-9, atol=1e-11)
+            # A wrong term shows at 1e-3. Rounding, which Adam amplifies, differs between releases of torch.
+            torch.testing.assert_close(p.T, w, rtol=1e-9, atol=1e-10)
 
 
 # --- Schedule and moments ---
