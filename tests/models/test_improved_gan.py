@@ -331,11 +331,12 @@ def test_it_says_what_it_lacks():
 
 
 def test_a_few_images_are_learnt_by_heart():
-    model, x, y = seeded(ImprovedGAN), images(20), torch.arange(20) % 10
+    model, x, y = seeded(ImprovedGAN, lr=1e-3), images(20), torch.arange(20) % 10
     model.begin([x])
     optimizers = model.optimizers()
-    losses = [model.training_step(Batch(x, y, step, x), optimizers) for step in range(140)]
-    first, last = ({k: sum(s[k].item() for s in part) for k in part[0]} for part in (losses[:4], losses[-4:]))
+    losses = [model.training_step(Batch(x, y, step, x), optimizers) for step in range(80)]
+    # The median of the last steps: Adam overshoots now and then with so few images.
+    first, last = ({k: np.median([s[k].item() for s in part]) for k in part[0]} for part in (losses[:4], losses[-20:]))
     assert last["labelled_loss"] < first["labelled_loss"] / 20
     assert last["d_loss"] < first["d_loss"] / 5
     assert (model.eval().classify(x).argmax(1) == y).all()
