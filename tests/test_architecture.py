@@ -11,10 +11,10 @@ MODELS = ROOT / "reference_models"
 # The house plan (docs/design.md): a room, and the rooms that it may import. Each stands beneath the one above it.
 ROOMS = {
     "cli": {
-        "doctor", "reproduction", "evaluation", "reporting", "training", "recipes", "features", "data", "gan", "base",
+        "reproduction", "doctor", "evaluation", "reporting", "training", "recipes", "features", "data", "gan", "base",
     },
+    "reproduction": {"doctor", "training", "evaluation", "reporting", "recipes", "features", "data", "gan", "base"},
     "doctor": {"features", "data", "base"},
-    "reproduction": {"training", "evaluation", "reporting", "recipes", "features", "data", "gan", "base"},
     "evaluation": {"reporting", "features", "metrics", "data", "gan", "base"},
     "training": {"recipes", "data", "gan", "metrics", "base"},  # MS-SSIM tells a collapse
     "reporting": {"recipes", "base"},
@@ -29,7 +29,8 @@ DIRECTLY = {"__init__", "__main__", "recipes", "doctor"}  # modules beside the r
 # These start at once: they import nothing heavy.
 LIGHT = (
     "base.data_spec", "base.errors", "base.files", "base.registry", "recipes", "reporting.results", "reporting.tables",
-    "reporting.regression", "reporting.comparison", "cli", "cli.main",
+    "reporting.regression", "reporting.comparison", "reporting.stored", "reproduction.jobs", "reproduction.launching",
+    *(f"cli.{p.stem}" for p in sorted((PACKAGE / "cli").glob("*.py")) if p.stem != "__init__"), "cli",
 )
 HEAVY = {
     "torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "PIL", "safetensors", "torch_fidelity",
@@ -129,10 +130,11 @@ def test_training_uses_one_formula_of_the_metrics():
 
 @pytest.mark.parametrize("name", [m for m in FILES if m.startswith("ganbench.metrics")])
 def test_a_metric_is_a_function_of_arrays(name):
-    assert not reaches(
+    found = reaches(
         FILES[name], "urllib", "requests", "http", "socket", "pathlib", "os", "io", "json", "safetensors", "PIL",
         "torchvision", "pandas", "torch_fidelity", "pytorch_msssim",
     )
+    assert found <= ({"os"} if name == "ganbench.metrics.products" else set())  # reads oneDNN's environment variables
 
 
 @pytest.mark.parametrize("name", [m for m in FILES if room_of(m) == "features"])
