@@ -235,16 +235,15 @@ class StartedWeightNorm(nn.Module):
     """Weight normalisation with a bias and a data-dependent start: h = (scale v / |v|) x + bias, for each output.
 
     train_scale: learn the scale; otherwise it stays at its start. init_std: standard deviation of the outputs after the
-    data-dependent start; 0 means no such start. pooled: divide at the start by one deviation for the whole layer,
-    instead of one for each output. `layer` has no bias of its own and keeps v as its weight. The lengths |v| are exact.
+    data-dependent start; 0 means no such start. `layer` has no bias of its own and keeps v as its weight. The lengths |v| are exact.
     Salimans and Kingma, "Weight Normalization", 2016, Equation 2 and Section 3; the code of Salimans et al. (2016).
     """
 
-    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0, pooled: bool = False):
+    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0):
         super().__init__()
         assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
         assert layer.bias is None
-        self.layer, self.init_std, self.pooled, self.starting = layer, init_std, pooled, False
+        self.layer, self.init_std, self.starting = layer, init_std, False
         self.dim = int(isinstance(layer, nn.ConvTranspose2d))  # the dimension of v that counts outputs
         ones = torch.ones([n if d == self.dim else 1 for d, n in enumerate(layer.weight.shape)])
         self.bias = nn.Parameter(torch.zeros(ones.numel()))
@@ -273,10 +272,9 @@ class StartedWeightNorm(nn.Module):
     def start(self, h: Tensor) -> None:
         """Set scale and bias so that these outputs get mean 0 and standard deviation init_std."""
         dims = [d for d in range(h.ndim) if d != 1]
-        deviation = h.float().std(dims, correction=0)
-        ratio = self.init_std / (deviation.square().mean().sqrt() if self.pooled else deviation)
+        ratio = self.init_std / h.float().std(dims, correction=0)
         self.bias.copy_(-h.float().mean(dims) * ratio)
-        self.scale.mul_(ratio.expand_as(self.bias).view_as(self.scale))
+        self.scale.mul_(ratio.view_as(self.scale))
 
 
 # --- Other rules for weights ---

@@ -182,12 +182,10 @@ def test_the_start_looks_at_the_data_in_d_and_on_mnist_not_in_g():
     assert not any(m.starting for m in model.modules() if isinstance(m, StartedWeightNorm))
 
 
-def test_the_early_form_has_no_average_and_a_start_of_gs_output():
+def test_the_early_form_has_no_average_and_its_rate_falls():
     model = seeded(ImprovedGAN, early=True, lr=0.001, epochs=300)
     assert model.D_average is None
     model.begin(images(1200).split(1000))
-    assert model.G.out.scale.unique().numel() == 1
-    assert (model.G.out.scale - 1).abs().min() > 0.01
     model.eval()
     assert torch.equal(model.classify(images(3)), model.D(images(3))[0])
     optimizers = model.optimizers()

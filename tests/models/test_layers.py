@@ -356,18 +356,6 @@ def test_without_a_deviation_there_is_no_start():
         assert torch.equal(norm(x), before)
 
 
-def test_a_pooled_start_gives_the_layer_one_scale_and_a_mean_square_of_1():
-    norm = StartedWeightNorm(nn.Linear(7, 4, bias=False), train_scale=True, pooled=True)
-    x = 3 + 5 * torch.randn(300, 7) * torch.arange(1.0, 8)
-    with layers.data_dependent_start(norm):
-        norm(x)
-    h = norm(x)
-    assert norm.scale.unique().numel() == 1
-    close(h.mean(0), np.zeros(4), atol=1e-4)
-    assert h.square().mean().item() == pytest.approx(1, rel=1e-4)
-    assert h.std(0).max() > 1.02 * h.std(0).min()
-
-
 def test_a_scale_is_trained_only_where_it_is_asked_for():
     assert [n for n, _ in StartedWeightNorm(nn.Linear(3, 2, bias=False)).named_parameters()] == ["bias", "layer.weight"]
     learnt = StartedWeightNorm(nn.Linear(3, 2, bias=False), train_scale=True)
