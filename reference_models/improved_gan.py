@@ -59,8 +59,7 @@ AVERAGE_RATE = 1e-4  # a += 1e-4 (p - a)
 
 
 class Generator(nn.Module):
-    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid.
-    """
+    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid."""
 
     def __init__(self, shape: tuple[int, int, int], latent_dim: int):
         super().__init__()

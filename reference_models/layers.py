@@ -235,7 +235,8 @@ class StartedWeightNorm(nn.Module):
     """Weight normalisation with a bias and a data-dependent start: h = (scale v / |v|) x + bias, for each output.
 
     train_scale: learn the scale; otherwise it stays at its start. init_std: standard deviation of the outputs after the
-    data-dependent start; 0 means no such start. `layer` has no bias of its own and keeps v as its weight. The lengths |v| are exact.
+    data-dependent start; 0 means no such start. `layer` has no bias of its own and keeps v as its weight. The lengths
+    |v| are exact.
     Salimans and Kingma, "Weight Normalization", 2016, Equation 2 and Section 3; the code of Salimans et al. (2016).
     """
 
