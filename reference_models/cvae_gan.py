@@ -4,12 +4,12 @@
 Jianmin Bao, Dong Chen, Fang Wen, Houqiang Li, Gang Hua. ICCV 2017, arXiv:1703.10155.
 No official code was released.
 
-CVAE-GAN and what Table 1 compares it with: CVAE (E and G alone), CGAN (G against the cross-entropy of D and C) and
-FM-CGAN (G matches mean features of D and C, without an encoder). Asymmetric: D and C learn by cross-entropy, G and E by
-matching features.
+This file has CVAE-GAN and the models that Table 1 compares with it: CVAE (E and G alone), CGAN (G against the
+cross-entropies of D and C) and FM-CGAN (G matches mean features of D and C, without an encoder). The training is
+asymmetric: D and C learn by cross-entropy, G and E by matching features.
 
 Unconfirmed, because the paper's text could not be read and its equations are known at second hand:
-- the optimiser (Adam, 2e-4, beta1 0.5 here), batch size, length and initialisation (PyTorch's, but for the class in G);
+- the optimiser (here Adam, 2e-4, beta1 0.5), batch size, length and initialisation (PyTorch's, but for the class in G);
 - the decay of the moving centres, and how their gradient is taken (see `Centres`);
 - whether norms are sums or means. Here they are sums over elements, as the equations stand, and means over the batch.
   Means over elements of norms and KL weigh the KL more, and were tried on MNIST for 3,500 steps of 32: samples are of
@@ -29,7 +29,7 @@ Deviations from the paper:
 3. Samples use the running moments of batch norm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +39,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ganbench.gan import GAN, Batch, minimize_together
+from reference_models.layers import down_conv, up_conv, with_label
+
+Shape = tuple[int, int, int]  # C, H, W
+Objectives = dict[str, tuple[Tensor, str]]  # name: loss, and the networks that minimise it
+
+# --- Networks ---
 
 # GoogLeNet's modules: 1x1; 3x3 after its reduction; 5x5 after its reduction; 1x1 after the pool. "max": 3x3, stride 2.
 GOOGLENET: tuple[tuple[int, ...] | str, ...] = (
@@ -46,7 +52,7 @@ GOOGLENET: tuple[tuple[int, ...] | str, ...] = (
     (192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64), (112, 144, 288, 32, 64, 64),
     (256, 160, 320, 32, 128, 128), "max",
     (256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128),
-)  # fmt: skip
+)
 G_CONVS = ((256, 3), (256, 3), (128, 5), (92, 5), (64, 5))  # maps and kernels; the sixth, 5x5, gives the image
 
 
@@ -66,7 +72,7 @@ class Inception(nn.Module):
             nn.Sequential(*conv(cin, reduce3, 1), *conv(reduce3, three, 3)),
             nn.Sequential(*conv(cin, reduce5, 1), *conv(reduce5, five, 5)),
             nn.Sequential(nn.MaxPool2d(3, 1, 1), *conv(cin, pool, 1)),
-        ])  # fmt: skip
+        ])
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], 1)
@@ -94,7 +100,16 @@ def alexnet(channels: int) -> tuple[nn.Module, int]:
         nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 384, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),  # 256 x 3 x 3
         nn.Linear(2304, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(),
-    ), 4096  # fmt: skip
+    ), 4096
+
+
+def dcgan(shape: Shape, width: int) -> tuple[nn.Module, int]:
+    """The body of DCGAN's discriminator, N x C x S x S -> N x F, and F."""
+    side, widths = (4, [64, 128, 256, 512, 512]) if shape[1] == 128 else halvings(shape[1], width)
+    layers: list[nn.Module] = [down_conv(shape[0], widths[0], 4), nn.LeakyReLU(0.2)]
+    for cin, cout in pairwise(widths):
+        layers += [down_conv(cin, cout, 4, bias=False), nn.BatchNorm2d(cout), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Flatten()), widths[-1] * side * side
 
 
 def halvings(size: int, width: int) -> tuple[int, list[int]]:
@@ -103,35 +118,41 @@ def halvings(size: int, width: int) -> tuple[int, list[int]]:
     return side, [width << s for s in range((size // side).bit_length() - 1)]
 
 
+def conv_norm_relu(cin: int, cout: int) -> list[nn.Module]:
+    return conv(cin, cout, 4, 2, 1)
+
+
+def conv_relu(cin: int, cout: int) -> list[nn.Module]:
+    return [down_conv(cin, cout, 4), nn.ReLU()]
+
+
+def small(shape: Shape, width: int, halve: Callable[[int, int], list[nn.Module]]) -> tuple[nn.Module, int]:
+    """N x C x S x S -> N x 8 width by layers that halve the image and a linear one, and 8 width (deviation 2)."""
+    side, widths = halvings(shape[1], width)
+    layers = [m for a, b in pairwise((shape[0], *widths)) for m in halve(a, b)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, 8 * width), nn.ReLU()), 8 * width
+
+
 class Encoder(nn.Module):
     """E(x, c) -> mean and log-variance of z: GoogLeNet, with c joined at the last linear layer."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, width: int):
+    def __init__(self, shape: Shape, classes: int, latent_dim: int, width: int):
         super().__init__()
-        channels, size, _ = shape
-        if size == 128:
-            self.body, features = googlenet(channels)
-        else:  # deviation 2
-            side, widths = halvings(size, width)
-            features = 8 * width
-            layers = [m for a, b in zip((channels, *widths), widths, strict=False) for m in conv(a, b, 4, 2, 1)]
-            self.body = nn.Sequential(
-                *layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, features), nn.ReLU()
-            )  # fmt: skip
+        self.body, features = googlenet(shape[0]) if shape[1] == 128 else small(shape, width, conv_norm_relu)
         self.out = nn.Linear(features + classes, 2 * latent_dim)
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).float()
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.out(torch.cat([self.features(x), c], 1)).float().chunk(2, 1)
+        mean, log_var = self.out(with_label(self.features(x), c)).float().chunk(2, 1)
         return mean, log_var  # N x d each
 
 
 class Generator(nn.Module):
     """G(z, c): two linear layers, then transposed convolutions of stride 2 with batch norm and ReLU, tanh."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, width: int):
+    def __init__(self, shape: Shape, classes: int, latent_dim: int, width: int):
         super().__init__()
         channels, size, _ = shape
         convs: tuple[tuple[int, int], ...] = G_CONVS
@@ -144,70 +165,38 @@ class Generator(nn.Module):
         self.fc2 = nn.Linear(hidden, self.start[0] * self.start[1] ** 2)
         with torch.no_grad():  # of c one entry is 1, beside all of z: at the scale of z's weights it would be drowned
             self.fc1.weight[:, latent_dim:].uniform_(-1, 1)
-
-        def up(cin: int, cout: int, kernel: int, bias: bool) -> nn.Module:  # an even kernel doubles as it is
-            return nn.ConvTranspose2d(cin, cout, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2, bias=bias)
-
         layers: list[nn.Module] = []
         cin = self.start[0]
         for cout, kernel in convs:
-            layers += [up(cin, cout, kernel, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
+            layers += [up_conv(cin, cout, kernel, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
             cin = cout
-        self.body = nn.Sequential(*layers, up(cin, channels, last, bias=True))
+        self.body = nn.Sequential(*layers, up_conv(cin, channels, last))
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        h = F.relu(self.fc2(F.relu(self.fc1(torch.cat([z, c], 1)))))
+        h = F.relu(self.fc2(F.relu(self.fc1(with_label(z, c)))))
         return torch.tanh(self.body(h.unflatten(1, self.start)).float())
 
 
-class Discriminator(nn.Module):
-    """D(x), which does not see c, as in DCGAN: (logit, f_D), f_D being the input of the last linear layer."""
+class Critic(nn.Module):
+    """D(x), whose output is a logit (N x 1), or C(x), whose outputs are the logits of P(c|x) (N x K).
 
-    def __init__(self, shape: tuple[int, int, int], width: int):
+    It returns them and f, the input of its last linear layer: f_D or f_C, N x F.
+    """
+
+    def __init__(self, body: nn.Module, features: int, outputs: int):
         super().__init__()
-        channels, size, _ = shape
-        side, widths = (4, [64, 128, 256, 512, 512]) if size == 128 else halvings(size, width)
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for cin, cout in pairwise(widths):
-            layers += [nn.Conv2d(cin, cout, 4, 2, 1, bias=False), nn.BatchNorm2d(cout), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.Flatten())
-        self.features = widths[-1] * side * side
-        self.out = nn.Linear(self.features, 1)
+        self.body, self.features, self.out = body, features, nn.Linear(features, outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         f = self.body(x)
-        return self.out(f).squeeze(1).float(), f.float()  # N, N x F_D
-
-
-class Classifier(nn.Module):
-    """C(x): AlexNet: (logits of P(c|x), f_C), f_C being the input of the last linear layer."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int):
-        super().__init__()
-        channels, size, _ = shape
-        if size == 128:
-            self.body, self.features = alexnet(channels)
-        else:  # deviation 2
-            side, widths = halvings(size, width)
-            self.features = 8 * width
-            layers: list[nn.Module] = []
-            for cin, cout in zip((channels, *widths), widths, strict=False):
-                layers += [nn.Conv2d(cin, cout, 4, 2, 1), nn.ReLU()]
-            self.body = nn.Sequential(
-                *layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, self.features), nn.ReLU()
-            )  # fmt: skip
-        self.out = nn.Linear(self.features, classes)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        f = self.body(x)
-        return self.out(f).float(), f.float()  # N x K, N x F_C
+        return self.out(f).float(), f.float()
 
 
 class Centres(nn.Module):
-    """Moving averages of mean features, a row a group: a <- decay a + (1 - decay) (the batch's mean).
+    """Moving averages of mean features, a row for each group: a <- decay a + (1 - decay) (the batch's mean).
 
-    A batch has few images of a class, whose mean alone would pull every sample towards one image. What comes out has
-    the moving average's value and the gradient of the batch's mean. A row starts at the first mean that it sees.
+    A batch has few images of a class; their mean alone would pull every sample towards one image. The output has the
+    value of the moving average and the gradient of the batch's mean. A row starts at the first mean that it sees.
     """
 
     rows: Tensor
@@ -231,7 +220,7 @@ class Centres(nn.Module):
         return self.rows.clone() + (means - means.detach()) * present
 
 
-# --- What all rows of Table 1 share ---
+# --- All rows of Table 1 ---
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -240,15 +229,16 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Table1(GAN):
-    """Networks, optimisers and prior of every row of Table 1.
+    """Networks, losses, optimisers and prior of every row of Table 1.
 
-    `width`: of the first layer of the networks that are not the paper's (deviation 2). `lambda_kl`, `lambda_g`,
-    `lambda_gd`, `lambda_gc`: weights of L_KL, L_G, L_GD and L_GC, of the rows that have them. `centre_decay`: of the
+    width: maps of the first layer of the networks that are not the paper's (deviation 2). lambda_kl, lambda_g,
+    lambda_gd, lambda_gc: weights of L_KL, L_G, L_GD and L_GC, in the rows that have them. centre_decay: decay of the
     moving centres.
     """
 
     networks = "EGDC"
-    game = None  # G follows features, but for CGAN's
+    matches_means = False  # does G follow L_GD and L_GC?
+    game: tuple[str, str] | None = None  # G follows features, but for CGAN's
     E: Any
     G: Any
     D: Any
@@ -262,7 +252,7 @@ class Table1(GAN):
         self, image_size: int = 128, channels: int = 3, num_classes: int = 10, latent_dim: int = 256, width: int = 32,
         lambda_kl: float = 3.0, lambda_g: float = 1.0, lambda_gd: float = 1e-3, lambda_gc: float = 1e-3,
         centre_decay: float = 0.9, lr: float = 2e-4,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if image_size != 28 and (image_size < 8 or image_size & (image_size - 1)):
             raise ValueError(f"image_size must be 28 or a power of two from 8 on, not {image_size}")
@@ -273,47 +263,26 @@ class Table1(GAN):
             self.E = Encoder(shape, num_classes, latent_dim, width)
         self.G = Generator(shape, num_classes, latent_dim, width)
         if "D" in self.networks:
-            self.D = Discriminator(shape, width)
-        if "C" in self.networks:
-            self.C = Classifier(shape, num_classes, width)
+            self.D = Critic(*dcgan(shape, width), 1)
+            self.C = Critic(*(alexnet(channels) if image_size == 128 else small(shape, width, conv_relu)), num_classes)
         if self.matches_means:
             self.real_D, self.fake_D = (Centres(1, self.D.features, centre_decay) for _ in range(2))
             self.real_C, self.fake_C = (Centres(num_classes, self.C.features, centre_decay) for _ in range(2))
 
-    matches_means = True
+    def objectives(self, x: Tensor, y: Tensor) -> Objectives:
+        """Losses of one forward pass, each with the networks that it moves; a loss without any is only logged."""
+        raise NotImplementedError
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {n: Adam(getattr(self, n).parameters(), self.lr, betas=(0.5, 0.999)) for n in self.networks}
 
-    def kl_loss(self, mean: Tensor, log_var: Tensor) -> Tensor:
-        """L_KL = 1/2 sum (mu^2 + exp(log var) - log var - 1)"""
-        return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
-
-    def d_loss(self, real_logit: Tensor, *fake_logits: Tensor) -> Tensor:
-        """L_D = -E log D(x_r) - E log(1 - D(x_f)) - E log(1 - D(x_p))"""
-        return F.softplus(-real_logit).mean() + torch.stack([F.softplus(s).mean() for s in fake_logits]).sum()
-
-    def c_loss(self, real_logits: Tensor, y: Tensor) -> Tensor:
-        """L_C = -E log P(c_r | x_r)"""
-        return F.cross_entropy(real_logits, y)
-
-    def gd_loss(self, real_f: Tensor, fake_f: Tensor) -> Tensor:
-        """L_GD = 1/2 ||mean f_D(x_r) - mean f_D(x_p)||^2, of moving means"""
-        everything = torch.zeros(len(real_f), dtype=torch.int64, device=real_f.device)
-        real, fake = self.real_D(real_f.detach(), everything), self.fake_D(fake_f, everything)
-        return 0.5 * squared_distance(real, fake).sum()
-
-    def gc_loss(self, real_f: Tensor, y: Tensor, fake_f: Tensor, c: Tensor) -> Tensor:
-        """L_GC = 1/2 sum_c ||mean f_C(x_r of class c) - mean f_C(x_p of class c)||^2, of moving means"""
-        real, fake = self.real_C(real_f.detach(), y), self.fake_C(fake_f, c)
-        both = self.real_C.seen & self.fake_C.seen
-        return 0.5 * (squared_distance(real, fake) * both).sum()
-
-    def labels(self, batch: Batch) -> Tensor:
-        """The batch's classes. Raises ValueError where it has none."""
+    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """All networks step at once, each down its objective."""
         if batch.y is None:
             raise ValueError("CVAE-GAN and its baselines need labels")
-        return batch.y
+        objectives = self.objectives(batch.x, batch.y)
+        minimize_together(*((loss, [opt[n] for n in networks]) for loss, networks in objectives.values() if networks))
+        return {name: loss.detach() for name, (loss, _) in objectives.items()}
 
     def one_hot(self, c: Tensor) -> Tensor:
         return F.one_hot(c, self.num_classes).float()
@@ -342,6 +311,10 @@ class Table1(GAN):
 class WithEncoder(Table1):
     """The rows that have an encoder."""
 
+    def kl_loss(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """L_KL = 1/2 sum (mu^2 + exp(log var) - log var - 1)"""
+        return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
+
     def posterior(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z = mu + exp(log var / 2) eps of E(x, c), and its mean and log-variance."""
         mean, log_var = self.E(x, self.one_hot(y))
@@ -349,7 +322,9 @@ class WithEncoder(Table1):
 
     def class_of(self, x: Tensor) -> Tensor:
         """argmax C(x)   (deviation 1)"""
-        raise ValueError("a CVAE has no classifier to tell the class of an image: give the classes y")
+        if "C" not in self.networks:
+            raise ValueError("a CVAE has no classifier to tell the class of an image: give the classes y")
+        return self.C(x)[0].argmax(1)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of E(x, c), N x d."""
@@ -368,6 +343,26 @@ class WithEncoder(Table1):
 class WithCritics(Table1):
     """The rows that have D and C."""
 
+    def d_loss(self, real_logit: Tensor, *fake_logits: Tensor) -> Tensor:
+        """L_D = -E log D(x_r) - E log(1 - D(x_f)) - E log(1 - D(x_p))"""
+        return F.softplus(-real_logit).mean() + torch.stack([F.softplus(s).mean() for s in fake_logits]).sum()
+
+    def c_loss(self, real_logits: Tensor, y: Tensor) -> Tensor:
+        """L_C = -E log P(c_r | x_r)"""
+        return F.cross_entropy(real_logits, y)
+
+    def gd_loss(self, real_f: Tensor, fake_f: Tensor) -> Tensor:
+        """L_GD = 1/2 ||mean f_D(x_r) - mean f_D(x_p)||^2, of moving means"""
+        everything = torch.zeros(len(real_f), dtype=torch.int64, device=real_f.device)
+        real, fake = self.real_D(real_f.detach(), everything), self.fake_D(fake_f, everything)
+        return 0.5 * squared_distance(real, fake).sum()
+
+    def gc_loss(self, real_f: Tensor, y: Tensor, fake_f: Tensor, c: Tensor) -> Tensor:
+        """L_GC = 1/2 sum_c ||mean f_C(x_r of class c) - mean f_C(x_p of class c)||^2, of moving means"""
+        real, fake = self.real_C(real_f.detach(), y), self.fake_C(fake_f, c)
+        both = self.real_C.seen & self.fake_C.seen
+        return 0.5 * (squared_distance(real, fake) * both).sum()
+
     def classify(self, x: Tensor) -> Tensor:
         """Class logits of C, N x K."""
         return self.C(x)[0]
@@ -377,102 +372,82 @@ class WithCritics(Table1):
         return self.D(x)[1]
 
 
-# --- The rows of Table 1 ---
+# --- The rows ---
 
 
 class CVAEGAN(WithEncoder, WithCritics):
     """CVAE-GAN (Bao et al., 2017). Its arguments are those of `Table1`, as for the baselines."""
+
+    matches_means = True
 
     def g_loss(self, x: Tensor, fake: Tensor, real_d: Tensor, fake_d: Tensor, real_c: Tensor, fake_c: Tensor) -> Tensor:
         """L_G = 1/2 (||x_r - x_f||^2 + ||f_D(x_r) - f_D(x_f)||^2 + ||f_C(x_r) - f_C(x_f)||^2)"""
         pairs = ((x, fake), (real_d.detach(), fake_d), (real_c.detach(), fake_c))
         return 0.5 * torch.stack([squared_distance(a, b).mean() for a, b in pairs]).sum()
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y = batch.x, self.labels(batch)
+    def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         z, mean, log_var = self.posterior(x, y)
         fake = self.G(z, self.one_hot(y))  # x_f
         prior, c = self.from_prior(x)  # x_p, c_p
         (real_s, real_d), (fake_s, fake_d), (prior_s, prior_d) = self.D(x), self.D(fake), self.D(prior)
         (real_k, real_c), (_, fake_c), (_, prior_c) = self.C(x), self.C(fake), self.C(prior)
 
-        kl_loss = self.kl_loss(mean, log_var)
-        g_loss = self.g_loss(x, fake, real_d, fake_d, real_c, fake_c)
-        gd_loss, gc_loss = self.gd_loss(real_d, prior_d), self.gc_loss(real_c, y, prior_c, c)
-        # G minimises l2 L_G + l3 L_GD + l4 L_GC, E minimises l1 L_KL + l2 L_G: of their sum, what depends on each.
-        ge_loss = (
-            self.lambda_kl * kl_loss + self.lambda_g * g_loss + self.lambda_gd * gd_loss + self.lambda_gc * gc_loss
-        )
-        c_loss, d_loss, ge_loss = minimize_together(
-            (self.c_loss(real_k, y), [opt["C"]]),
-            (self.d_loss(real_s, fake_s, prior_s), [opt["D"]]),
-            (ge_loss, [opt["G"], opt["E"]]),
-        )
-        parts = {"kl_loss": kl_loss, "g_loss": g_loss, "gd_loss": gd_loss, "gc_loss": gc_loss}
-        return {"c_loss": c_loss, "d_loss": d_loss, "ge_loss": ge_loss} | {k: v.detach() for k, v in parts.items()}
-
-    def class_of(self, x: Tensor) -> Tensor:
-        """argmax C(x)   (deviation 1)"""
-        return self.classify(x).argmax(1)
+        kl, g = self.kl_loss(mean, log_var), self.g_loss(x, fake, real_d, fake_d, real_c, fake_c)
+        gd, gc = self.gd_loss(real_d, prior_d), self.gc_loss(real_c, y, prior_c, c)
+        # G minimises l2 L_G + l3 L_GD + l4 L_GC and E minimises l1 L_KL + l2 L_G: the terms of this sum with each
+        ge = self.lambda_kl * kl + self.lambda_g * g + self.lambda_gd * gd + self.lambda_gc * gc
+        return {
+            "c_loss": (self.c_loss(real_k, y), "C"), "d_loss": (self.d_loss(real_s, fake_s, prior_s), "D"),
+            "ge_loss": (ge, "GE"), "kl_loss": (kl, ""), "g_loss": (g, ""), "gd_loss": (gd, ""), "gc_loss": (gc, ""),
+        }
 
 
 class CVAE(WithEncoder):
     """CVAE-GAN's baseline CVAE: E and G alone, KL and pixels."""
 
     networks = "EG"
-    matches_means = False
 
     def g_loss(self, x: Tensor, fake: Tensor) -> Tensor:
         """1/2 ||x_r - x_f||^2"""
         return 0.5 * squared_distance(x, fake).mean()
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y = batch.x, self.labels(batch)
+    def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         z, mean, log_var = self.posterior(x, y)
-        kl_loss, g_loss = self.kl_loss(mean, log_var), self.g_loss(x, self.generate(z, y))
-        (ge_loss,) = minimize_together((self.lambda_kl * kl_loss + self.lambda_g * g_loss, [opt["G"], opt["E"]]))
-        return {"ge_loss": ge_loss, "kl_loss": kl_loss.detach(), "g_loss": g_loss.detach()}
+        kl, g = self.kl_loss(mean, log_var), self.g_loss(x, self.generate(z, y))
+        return {"ge_loss": (self.lambda_kl * kl + self.lambda_g * g, "GE"), "kl_loss": (kl, ""), "g_loss": (g, "")}
 
 
 class CGAN(WithCritics):
     """CVAE-GAN's baseline CGAN: G against the cross-entropies of D and C, without an encoder."""
 
     networks = "GDC"
-    matches_means = False
     game = GAN.game
 
     def g_loss(self, fake_logit: Tensor, fake_logits: Tensor, c: Tensor) -> Tensor:
         """-E log D(x_p) - E log P(c_p | x_p)"""
         return F.softplus(-fake_logit).mean() + F.cross_entropy(fake_logits, c)
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y = batch.x, self.labels(batch)
+    def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         fake, c = self.from_prior(x)
         fake_s = self.D(fake)[0]
-        c_loss, d_loss, g_loss = minimize_together(
-            (self.c_loss(self.C(x)[0], y), [opt["C"]]),
-            (self.d_loss(self.D(x)[0], fake_s), [opt["D"]]),
-            (self.g_loss(fake_s, self.C(fake)[0], c), [opt["G"]]),
-        )
-        return {"c_loss": c_loss, "d_loss": d_loss, "g_loss": g_loss}
+        return {
+            "c_loss": (self.c_loss(self.C(x)[0], y), "C"), "d_loss": (self.d_loss(self.D(x)[0], fake_s), "D"),
+            "g_loss": (self.g_loss(fake_s, self.C(fake)[0], c), "G"),
+        }
 
 
 class FMCGAN(WithCritics):
     """CVAE-GAN's baseline FM-CGAN: G matches mean features of D, and of C class by class, without an encoder."""
 
     networks = "GDC"
+    matches_means = True
 
-    def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y = batch.x, self.labels(batch)
+    def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         fake, c = self.from_prior(x)
         (real_s, real_d), (fake_s, fake_d) = self.D(x), self.D(fake)
         (real_k, real_c), (_, fake_c) = self.C(x), self.C(fake)
-        gd_loss, gc_loss = self.gd_loss(real_d, fake_d), self.gc_loss(real_c, y, fake_c, c)
-        c_loss, d_loss, g_loss = minimize_together(
-            (self.c_loss(real_k, y), [opt["C"]]),
-            (self.d_loss(real_s, fake_s), [opt["D"]]),
-            (self.lambda_gd * gd_loss + self.lambda_gc * gc_loss, [opt["G"]]),
-        )
-        return {"c_loss": c_loss, "d_loss": d_loss, "g_loss": g_loss} | {
-            "gd_loss": gd_loss.detach(), "gc_loss": gc_loss.detach()
-        }  # fmt: skip
+        gd, gc = self.gd_loss(real_d, fake_d), self.gc_loss(real_c, y, fake_c, c)
+        return {
+            "c_loss": (self.c_loss(real_k, y), "C"), "d_loss": (self.d_loss(real_s, fake_s), "D"),
+            "g_loss": (self.lambda_gd * gd + self.lambda_gc * gc, "G"), "gd_loss": (gd, ""), "gc_loss": (gc, ""),
+        }

@@ -5,16 +5,16 @@ Zhijie Deng, Hao Zhang, Xiaodan Liang, Luona Yang, Shizhen Xu, Jun Zhu, Eric P. 
 Official code: https://github.com/thudzj/StructuredGAN (sgan_cifar10.py, sgan_svhn.py, generate.py), made from that of
 Triple-GAN, https://github.com/zhenxuan00/triple-gan.
 
-G(y, z) makes images; C reads y from an image and I reads z. D_xy tells pairs (x, y) apart and D_xz pairs (x, z): the
-adversarial games. R_y and R_z ask C and I to find again what G was given: the collaborative games.
+G(y, z) makes images; C reads y from an image and I reads z. The adversarial games L_xy and L_xz: D_xy judges pairs
+(x, y), and D_xz judges pairs (x, z). The collaborative games R_y and R_z: C and I recover what G was given.
 
-Unconfirmed: all numbers are those of the code, not of the paper's text. There is no code that trains on MNIST: G and I
-are those of generate.py; C, D_xy, their batches, rates and weights are Triple-GAN's for MNIST, to which the code goes
-back, with D_xy's batch at 200; D_xz, of which nothing is known, is D_xy with z in the place of y (that for colour
-images with fully connected layers for convolutions wins at once: its loss is 0.1 after 100 steps). R_z weighs 0.1 in
-the recipes for MNIST, as in the code for SVHN before its last change: with 1, the paper's, this G writes z into details
-that only I reads, and each class stays one image. C's weight decay is what the code computes: of the last layer on
-MNIST, and of nothing on SVHN, where the term names a layer that has no weights.
+Unconfirmed: the numbers of the paper's text; all numbers here are the code's. No code trains on MNIST: G and I are
+those of generate.py; C, D_xy, their batches, rates and weights are those of Triple-GAN for MNIST, to which the code
+goes back, with 200 pairs in D_xy's batch. D_xz is unknown: here it is D_xy with z in the place of y. (The D_xz of
+colour images, its convolutions made fully connected, wins at once: its loss is 0.1 after 100 steps.) The recipes for
+MNIST give R_z the weight 0.1, which the code for SVHN had before its last change: with the paper's 1, this G writes z
+into details that only I reads, and each class stays one image. C's weight decay is what the code computes: of the last
+layer on MNIST, and of nothing on SVHN, where the term names a layer that has no weights.
 
 Deviations from the paper and its code:
 1. C takes one step before each step of D, I and G; the code takes all of an epoch's steps of C first.
@@ -30,545 +30,241 @@ Deviations from the paper and its code:
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from math import exp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
+import reference_models.layers as layers
 from ganbench.gan import GAN, Batch, minimize, minimize_together
+from reference_models.layers import Affine, ConditionalSequential, Float32, GaussianNoise, JoinLabel, WeightNorm
 
-BATCH = 200  # of G, D_xy, D_xz and I
-AVERAGED = 0.01  # a <- a + 0.01 (c - a) after each step of C
+BATCH = 200  # images in a batch of G, D_xy, D_xz and I
+AVERAGED = 0.01  # rate of C's average
 
 
 class Setting(NamedTuple):
-    """What the code sets for one data set. Epochs count from 1 and begin after C was trained alone.
-
-    c_batch: labelled, unlabelled and generated images of C's batch; d_labelled: labelled ones at hand for D_xy's.
-    alone: labelled and unlabelled ones while C is trained alone; alone_lr, alone_weight: its rate and weight of U then.
-    u_weight: the weight of C's loss U of unlabelled images, reached after u_ramp epochs. w_g: start, slope and limit of
-    the weight of generated images in C's loss. lr, c_lr: rates, multiplied by decay and c_decay each epoch after
-    decay_from. c_beta1: of C's Adam up to epoch 251 and after its ramp. real: (first epoch, labelled, pseudo-labelled,
-    generated) of D_xy's batch of real pairs.
-    """
+    """The code's settings of one data set. Epochs count from 1 and begin after C was trained alone."""
 
     image_shape: tuple[int, int, int]
-    c_batch: tuple[int, int, int]
-    d_labelled: int
-    alone: tuple[int, int]
-    alone_lr: float
-    alone_weight: float
-    u_weight: float
-    u_ramp: int
-    w_g: tuple[float, float, float]
-    lr: float
-    c_lr: float
-    decay_from: int
-    decay: float
-    c_decay: float
-    c_beta1: tuple[float, float]
-    real: tuple[tuple[int, int, int, int], ...]
+    c_batch: tuple[int, int, int]  # labelled, unlabelled and generated images in C's batch
+    d_labelled: int  # labelled images from which D_xy's batch takes its own
+    real: tuple[tuple[int, int, int, int], ...]  # real pairs of D_xy: first epoch; labelled, pseudo-labelled, generated
+    w_g: tuple[float, float, float]  # weight of generated images in C's loss: start, slope and limit
+    w_u: tuple[float, int] = (1e-3, 0)  # weight of U, C's loss of unlabelled images, and the epochs of its ramp
+    lr: float = 3e-4  # rates of D, I and G, and of C; in each epoch after decay_from they fall by 0.995 and c_decay
+    c_lr: float = 3e-4
+    c_decay: float = 0.995
+    decay_from: int = 300
+    c_beta1: tuple[float, float] = (0.5, 0.5)  # beta1 of C's Adam up to epoch 251, and after its ramp
+    alone: tuple[int, int, float, float] = (200, 200, 3e-4, 1e-3)  # C alone: labelled, unlabelled; rate, weight of U
 
 
 SETTINGS = {
-    "mnist": Setting(
-        (1, 28, 28), c_batch=(100, 100, 200), d_labelled=100, alone=(100, 500), alone_lr=3e-4, alone_weight=0.3,
-        u_weight=1e-3, u_ramp=0, w_g=(299, 0.1, 0.1), lr=1e-3, c_lr=1e-3, decay_from=300, decay=0.995, c_decay=0.995,
-        c_beta1=(0.5, 0.5), real=((1, 1, 199, 0),),
-    ),
-    "svhn": Setting(
-        (3, 32, 32), c_batch=(200, 200, 200), d_labelled=200, alone=(200, 200), alone_lr=3e-4, alone_weight=1e-3,
-        u_weight=1e-3, u_ramp=0, w_g=(100, 1 / 30000, 0.025), lr=3e-4, c_lr=3e-4, decay_from=300, decay=0.995,
-        c_decay=0.995, c_beta1=(0.5, 0.5),
-        real=((1, 200, 0, 0), *((10 * k, 200 - 16 * k, 16 * k, 0) for k in range(1, 11)), (400, 40, 150, 10)),
-    ),
-    "cifar10": Setting(
-        (3, 32, 32), c_batch=(100, 100, 100), d_labelled=200, alone=(200, 200), alone_lr=3e-3, alone_weight=100.0,
-        u_weight=100.0, u_ramp=80, w_g=(0, 1 / 300, 1.0), lr=3e-4, c_lr=3e-3, decay_from=200, decay=0.995, c_decay=0.99,
-        c_beta1=(0.9, 0.5),
-        real=(*((50 * k - 49, 200 - 16 * k, 16 * k, 0) for k in range(1, 11)),
-              *((500 + 100 * k, 50, 140 - 10 * k, 10 + 10 * k) for k in range(5))),
-    ),
-}  # fmt: skip
+    "mnist": Setting((1, 28, 28), (100, 100, 200), 100, real=((1, 1, 199, 0),), w_g=(299, 0.1, 0.1), lr=1e-3, c_lr=1e-3,
+                     alone=(100, 500, 3e-4, 0.3)),
+    "svhn": Setting((3, 32, 32), (200, 200, 200), 200, w_g=(100, 1 / 30000, 0.025),
+                    real=((1, 200, 0, 0), *((10 * k, 200 - 16 * k, 16 * k, 0) for k in range(1, 11)),
+                          (400, 40, 150, 10))),
+    "cifar10": Setting((3, 32, 32), (100, 100, 100), 200, w_g=(0, 1 / 300, 1.0), w_u=(100.0, 80), c_lr=3e-3,
+                       c_decay=0.99, decay_from=200, c_beta1=(0.9, 0.5), alone=(200, 200, 3e-3, 100.0),
+                       real=(*((50 * k - 49, 200 - 16 * k, 16 * k, 0) for k in range(1, 11)),
+                             *((500 + 100 * k, 50, 140 - 10 * k, 10 + 10 * k) for k in range(5)))),
+}
 
 
-# --- Layers ---
+# --- Networks: each layer of G and D_xy gets y ---
 
 
-def lrelu(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, 0.2)
+def conv_norm(cin: int, cout: int, kernel: int, padding: int, stride: int = 1, slope: float = 0.2) -> list[nn.Module]:
+    """Convolution, batch norm, and leaky ReLU of this slope or ReLU."""
+    conv, activation = nn.Conv2d(cin, cout, kernel, stride, padding, bias=False), nn.LeakyReLU(slope)
+    return [conv, nn.BatchNorm2d(cout, eps=1e-4), activation if slope else nn.ReLU()]
 
 
-def noise(h: Tensor, std: float) -> Tensor:
-    return h + std * torch.randn_like(h)
+class MnistDiscriminator(ConditionalSequential):
+    """D_xy: weights of norm 1; the second layer gets y twice, with noise and without, as in the code.
 
-
-def with_label(h: Tensor, y: Tensor) -> Tensor:
-    """[h, y]: the one-hot label y (N x K) joined to a vector, or as K constant maps to a feature map."""
-    return torch.cat([h, y if h.ndim == 2 else y[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1)
-
-
-class WeightNorm(nn.Module):
-    """`layer` with the weights g v / |v| for each output; g is learnt where `scaled`, else 1."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, scaled: bool = False):
-        super().__init__()
-        self.layer, out = layer, int(isinstance(layer, nn.ConvTranspose2d))  # the dimension that counts outputs
-        self.axes = [d for d in range(layer.weight.ndim) if d != out]
-        g = torch.ones([size if d == out else 1 for d, size in enumerate(layer.weight.shape)])
-        self.g = nn.Parameter(g) if scaled else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        v = self.layer.weight
-        w = v * torch.rsqrt(v.square().sum(self.axes, keepdim=True) + 1e-6)
-        return functional_call(self.layer, {"weight": w if self.g is None else self.g * w}, x)
-
-
-class MeanOnlyNorm(nn.Module):
-    """A convolution with weight norm, less the mean of the batch, plus a shift (zca_bn.py).
-
-    While `starting`, a pass is the data-dependent start: it divides g by the standard deviation of the outputs.
+    D_xz (not the paper's) has z in the place of y; every layer gets it once, and it is as noisy as x.
     """
 
-    running_mean: Tensor
+    def __init__(self, width: int, is_xz: bool):
+        def fc(cin: int, cout: int) -> list[nn.Module]:
+            return [JoinLabel(), WeightNorm(nn.Linear(cin + width, cout)), nn.ReLU()]
 
-    def __init__(self, cin: int, cout: int, kernel: int, padding: int):
-        super().__init__()
-        self.conv = WeightNorm(nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), scaled=True)
-        self.shift = nn.Parameter(torch.zeros(cout, 1, 1))
-        self.register_buffer("running_mean", torch.zeros(cout, 1, 1))
-        self.track_running_stats, self.starting = True, False
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv(x).float()
-        mean = h.mean((0, 2, 3)).view_as(self.shift) if self.training else self.running_mean
-        if self.training and self.track_running_stats:
-            self.running_mean.lerp_(mean.detach(), 0.001)
-        h = h - mean
-        if self.starting and self.conv.g is not None:
-            std = h.square().mean((0, 2, 3)).sqrt().view_as(self.shift)
-            self.conv.g.div_(std[..., None])
-            h = h / std
-        return h + self.shift
-
-
-class ShiftNorm(nn.Module):
-    """Batch norm with a shift and no gain."""
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d):
-        super().__init__()
-        self.norm, self.shift = norm, nn.Parameter(torch.zeros(norm.num_features))
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.norm(h) + self.shift.view(-1, *[1] * (h.ndim - 2))
-
-
-def up(cin: int, cout: int, bias: bool = True) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(cin, cout, 5, stride=2, padding=2, output_padding=1, bias=bias)  # 5x5, doubles
-
-
-def norm1d(width: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(width, eps=1e-4)
-
-
-def norm2d(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, eps=1e-4)
-
-
-@contextmanager
-def moments_kept(net: nn.Module) -> Iterator[None]:
-    """Passes that normalise by their own batch and leave the running moments of `net` as they are (deviation 4)."""
-    norms: list[Any] = [m for m in net.modules() if hasattr(m, "track_running_stats")]
-    for m in norms:
-        m.track_running_stats = False
-    yield
-    for m in norms:
-        m.track_running_stats = True
-
-
-class ZCA(nn.Module):
-    """x -> (x - m) U (S + 1e-5)^(-1/2) U^T for images of mean m, covariance U S U^T; the identity until it is fit."""
-
-    mean: Tensor
-    matrix: Tensor
-
-    def __init__(self, shape: tuple[int, int, int]):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("matrix", torch.eye(self.mean.numel()))
-
-    def fit(self, chunks: Iterable[Tensor]) -> None:
-        n, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
-        for chunk in chunks:
-            x = chunk.flatten(1).double()
-            n, total, products = n + len(x), total.to(x) + x.sum(0), products.to(x) + x.T @ x
-        mean = total / n
-        if n < len(mean) and n == len(chunk):  # a handful of images: their own directions, and 1e-5 in all others
-            _, spread, u = torch.linalg.svd(x - mean, full_matrices=False)
-            s, u = spread.square() / n, u.T
-        else:
-            s, u = torch.linalg.eigh(products / n - torch.outer(mean, mean))
-        self.mean.copy_(mean.view_as(self.mean))
-        rest = 1e-5**-0.5
-        self.matrix.copy_(u * ((s.clamp(min=0) + 1e-5) ** -0.5 - rest) @ u.T)
-        self.matrix.diagonal().add_(rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return ((x - self.mean).flatten(1) @ self.matrix).view_as(x)
-
-
-# --- Losses of classifiers ---
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-E log p(y | x), p kept from 1e-6 to 1 - 1e-6 as in the code (deviation 6)."""
-    return -clipped_log(logits.softmax(1)).gather(1, y[:, None]).mean()
-
-
-def clipped_log(p: Tensor) -> Tensor:
-    return p.clamp(1e-6, 1 - 1e-6).log()
-
-
-def entropy_and_balance(logits: Tensor, weight: float) -> Tensor:
-    """0.3 E H[p(y | u)] + weight * CE(uniform, E p(y | u)): sure of each image, and of each class equally often."""
-    p = logits.softmax(1)
-    return -0.3 * (p * clipped_log(p)).sum(1).mean() - weight * clipped_log(p.mean(0)).mean()
-
-
-# --- Networks for MNIST: images in [0, 1] (deviation 5) ---
-
-
-class MnistGenerator(nn.Module):
-    """[z, y] -> 500, batch norm, softplus; [., y] -> 500, the same; [., y] -> 784 by weight norm, sigmoid."""
-
-    def __init__(self, latent_dim: int, classes: int):
-        super().__init__()
-        self.fc1, self.bn1 = nn.Linear(latent_dim + classes, 500, bias=False), norm1d(500)
-        self.fc2, self.bn2 = nn.Linear(500 + classes, 500, bias=False), norm1d(500)
-        self.out = WeightNorm(nn.Linear(500 + classes, 784), scaled=True)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = F.softplus(self.bn1(self.fc1(with_label(z, y))))
-        h = F.softplus(self.bn2(self.fc2(with_label(h, y))))
-        return 2 * torch.sigmoid(self.out(with_label(h, y)).float()).unflatten(1, (1, 28, 28)) - 1
-
-
-class MnistPairsXY(nn.Module):
-    """D_xy: 1000, 500, 250, 250, 250, 1 fully connected, ReLU, weights of norm 1, y and noise at every layer."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        inputs = (784, 1000 + classes, 500, 250, 250, 250)
-        outputs = (1000, 500, 250, 250, 250, 1)
-        self.fcs = nn.ModuleList(WeightNorm(nn.Linear(a + classes, b)) for a, b in zip(inputs, outputs, strict=True))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = noise((x.flatten(1) + 1) / 2, 0.3)
-        for i, fc in enumerate(self.fcs):
-            if i == 1:
-                h = with_label(h, y)  # once before the noise and once after it, as in the code
-            h = fc(with_label(noise(h, 0.5) if i else h, y))
-            h = F.relu(h) if i < 5 else h
-        return h.squeeze(1).float()  # N
-
-
-class MnistPairsXZ(nn.Module):
-    """D_xz (not the paper's): D_xy with z in the place of y, and noise on z as on x."""
-
-    def __init__(self, latent_dim: int):
-        super().__init__()
-        inputs, outputs = (784, 1000, 500, 250, 250, 250), (1000, 500, 250, 250, 250, 1)
-        self.fcs = nn.ModuleList(WeightNorm(nn.Linear(a + latent_dim, b)) for a, b in zip(inputs, outputs, strict=True))
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        h, z = noise((x.flatten(1) + 1) / 2, 0.3), noise(z, 0.3)
-        for i, fc in enumerate(self.fcs):
-            h = fc(with_label(noise(h, 0.5) if i else h, z))
-            h = F.relu(h) if i < 5 else h
-        return h.squeeze(1).float()  # N
-
-
-class MnistClassifier(nn.Module):
-    """Five convolutions (32 of 5x5; 64, 64, 128, 128 of 3x3) with batch norm, ReLU; global mean -> 10 logits."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), norm2d(cout), nn.ReLU()]
-
-        self.body = nn.Sequential(
-            *conv(1, 32, 5, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
-            *conv(32, 64, 3, 1), *conv(64, 64, 3, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
-            *conv(64, 128, 3, 1), *conv(128, 128, 3, 1),
-        )  # fmt: skip
-        self.out = nn.Linear(128, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.body((x + 1) / 2).mean((2, 3))).float()  # N x K
-
-    def unlabelled_loss(self, u: Tensor, weight: float) -> Tensor:
-        """0.3 H + weight * balance + 1e-4 |last layer's weights|^2"""
-        return entropy_and_balance(self(u), weight) + 1e-4 * self.out.weight.square().sum()
-
-
-# --- Networks for 32 x 32 ---
-
-
-class Generator(nn.Module):
-    """[z, y] -> 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32, y joined at every layer, tanh."""
-
-    def __init__(self, latent_dim: int, classes: int):
-        super().__init__()
-        self.fc = nn.Linear(latent_dim + classes, 8192, bias=False)
-        self.bn0 = ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False))
-        self.up1, self.bn1 = up(512 + classes, 256, bias=False), ShiftNorm(nn.BatchNorm2d(256, eps=1e-6, affine=False))
-        self.up2, self.bn2 = up(256 + classes, 128, bias=False), ShiftNorm(nn.BatchNorm2d(128, eps=1e-6, affine=False))
-        self.out = WeightNorm(up(128 + classes, 3), scaled=True)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = F.relu(self.bn0(self.fc(with_label(z, y)))).unflatten(1, (512, 4, 4))
-        h = F.relu(self.bn1(self.up1(with_label(h, y))))
-        h = F.relu(self.bn2(self.up2(with_label(h, y))))
-        return torch.tanh(self.out(with_label(h, y)).float())
-
-
-class PairsXY(nn.Module):
-    """D_xy: 3x3 convolutions 32, 32 s2, 64, 64 s2, 128, 128 with weights of norm 1, y at every layer; global mean."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        plan = ((3, 32, 1, 1), (32, 32, 2, 1), (32, 64, 1, 1), (64, 64, 2, 1), (64, 128, 1, 0), (128, 128, 1, 0))
-        self.convs = nn.ModuleList(
-            WeightNorm(nn.Conv2d(a + classes, b, 3, stride, padding)) for a, b, stride, padding in plan
+        noise, y_again = GaussianNoise(0.5), [] if is_xz else [JoinLabel()]
+        super().__init__(
+            *fc(784, 1000), *y_again, noise, *fc(1000 + width * len(y_again), 500), noise, *fc(500, 250),
+            noise, *fc(250, 250), noise, *fc(250, 250), noise, *fc(250, 1)[:2], Float32(), nn.Flatten(0),
         )
-        self.out = WeightNorm(nn.Linear(128 + classes, 1), scaled=True)
+        self.is_xz = is_xz
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = x
-        for i, conv in enumerate(self.convs):
-            if i % 2 == 0:
-                h = F.dropout(h, 0.2, self.training)
-            h = lrelu(conv(with_label(h, y)))
-        return self.out(with_label(h.mean((2, 3)), y)).squeeze(1).float()  # N
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = layers.gaussian_noise((x.flatten(1) + 1) / 2, 0.3)
+        return super().forward(x, layers.gaussian_noise(condition, 0.3) if self.is_xz else condition)
 
 
-class PairsXZ(nn.Module):
-    """D_xz: 5x5 convolutions of stride 2, 128, 256, 512, of x, and 512, 512 of z; together 1024 and 1."""
+def mnist_networks(latent_dim: int, classes: int) -> tuple[nn.Module, ...]:
+    """G, I, C, D_xy and D_xz for MNIST, inside which images are in [0, 1] (deviation 5)."""
+    conv = partial(conv_norm, slope=0.0)
+    G = ConditionalSequential(
+        JoinLabel(), nn.Linear(latent_dim + classes, 500, bias=False), nn.BatchNorm1d(500, eps=1e-4), nn.Softplus(),
+        JoinLabel(), nn.Linear(500 + classes, 500, bias=False), nn.BatchNorm1d(500, eps=1e-4), nn.Softplus(),
+        JoinLabel(), WeightNorm(nn.Linear(500 + classes, 784), scaled=True), Float32(), nn.Sigmoid(),
+        Affine(2.0, -1.0), nn.Unflatten(1, (1, 28, 28)),
+    )
+    C = nn.Sequential(
+        Affine(0.5, 0.5), *conv(1, 32, 5, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(32, 64, 3, 1), *conv(64, 64, 3, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(64, 128, 3, 1), *conv(128, 128, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(128, classes), Float32(),
+    )
+    D_xy, D_xz = MnistDiscriminator(classes, is_xz=False), MnistDiscriminator(latent_dim, is_xz=True)
+    return G, inference(1, 28, latent_dim), C, D_xy, D_xz
+
+
+def inference(channels: int, side: int, latent_dim: int) -> nn.Module:
+    """I for all images; z is not squashed."""
+    conv = partial(conv_norm, kernel=4, padding=1, stride=2)
+    return nn.Sequential(
+        Affine(0.5, 0.5) if channels == 1 else nn.Identity(),
+        *conv(channels, 64), *conv(64, 128), *conv(128, 256), *conv(256, 512), nn.Flatten(),
+        nn.Linear(512 * (side // 16) ** 2, latent_dim), Float32(),
+    )
+
+
+class DiscriminatorXZ(nn.Module):
+    """D_xz: convolutions of x and fully connected layers of z, then of both."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
         self.z = nn.Sequential(nn.Linear(latent_dim, 512), nn.LeakyReLU(0.2), nn.Linear(512, 512), nn.LeakyReLU(0.2))
         self.x = nn.Sequential(
-            nn.Conv2d(3, 128, 5, 2, 2), nn.LeakyReLU(0.2),
-            nn.Conv2d(128, 256, 5, 2, 2, bias=False), norm2d(256), nn.LeakyReLU(0.2),
-            nn.Conv2d(256, 512, 5, 2, 2, bias=False), norm2d(512), nn.LeakyReLU(0.2), nn.Flatten(),
-        )  # fmt: skip
+            layers.down_conv(3, 128), nn.LeakyReLU(0.2),
+            *conv_norm(128, 256, 5, 2, stride=2), *conv_norm(256, 512, 5, 2, stride=2), nn.Flatten(),
+        )
         self.out = nn.Sequential(nn.Linear(8192 + 512, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.out(torch.cat([self.x(x), self.z(z)], 1)).squeeze(1).float()  # N
 
 
-class Inference(nn.Module):
-    """I: 4x4 convolutions of stride 2, 64, 128, 256, 512, with batch norm, leaky ReLU -> z, not squashed."""
+def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module, ...]:
+    """G, I, C, D_xy and D_xz for images of 32 x 32. C has batch norm on SVHN, and mean-only batch norm on CIFAR-10."""
 
-    def __init__(self, shape: tuple[int, int, int], latent_dim: int):
-        super().__init__()
-        widths, side = (64, 128, 256, 512), shape[1] // 16
-        self.zero_to_one = shape[0] == 1  # deviation 5
-        layers: list[nn.Module] = []
-        for a, b in zip((shape[0], *widths), widths, strict=False):
-            layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), norm2d(b), nn.LeakyReLU(0.2)]
-        self.body, self.out = nn.Sequential(*layers, nn.Flatten()), nn.Linear(512 * side * side, latent_dim)
+    def up(cin: int, cout: int) -> list[nn.Module]:
+        norm = layers.ShiftNorm(nn.BatchNorm2d(cout, eps=1e-6, affine=False))
+        return [JoinLabel(), layers.up_conv(cin + classes, cout, bias=False), norm, nn.ReLU()]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.body((x + 1) / 2 if self.zero_to_one else x)).float()  # N x d
+    def conv(cin: int, cout: int, stride: int, padding: int) -> list[nn.Module]:
+        return [JoinLabel(), WeightNorm(nn.Conv2d(cin + classes, cout, 3, stride, padding)), nn.LeakyReLU(0.2)]
+
+    G = ConditionalSequential(  # 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32
+        JoinLabel(), nn.Linear(latent_dim + classes, 8192, bias=False),
+        layers.ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (512, 4, 4)),
+        *up(512, 256), *up(256, 128),
+        JoinLabel(), WeightNorm(layers.up_conv(128 + classes, 3), scaled=True), Float32(), nn.Tanh(),
+    )
+    if data == "svhn":
+        C = nn.Sequential(
+            nn.Dropout(0.2), *nine_conv_layers(conv_norm), nn.Flatten(),
+            nn.Linear(128, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
+        )
+    else:
+        C = nn.Sequential(
+            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)]),
+            layers.MeanOnlyNorm(128, classes, 1, 0), nn.Flatten(),
+        )
+    D_xy = ConditionalSequential(
+        nn.Dropout(0.2), *conv(3, 32, 1, 1), *conv(32, 32, 2, 1), nn.Dropout(0.2), *conv(32, 64, 1, 1),
+        *conv(64, 64, 2, 1), nn.Dropout(0.2), *conv(64, 128, 1, 0), *conv(128, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(128 + classes, 1), scaled=True), Float32(), nn.Flatten(0),
+    )
+    return G, inference(3, 32, latent_dim), C, D_xy, DiscriminatorXZ(latent_dim)
 
 
-def nine(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
-    """32 -> 16 -> 8 -> 6: the convolutions of both classifiers, `conv` of maps in, maps out, side and padding."""
+def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
+    """32 -> 16 -> 8 -> 6, mean over places; `conv` takes maps in, maps out, kernel and padding."""
     return [
         *conv(3, 128, 3, 1), *conv(128, 128, 3, 1), *conv(128, 128, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
         *conv(128, 256, 3, 1), *conv(256, 256, 3, 1), *conv(256, 256, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0),
-    ]  # fmt: skip
+        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+    ]
 
 
-class SvhnClassifier(nn.Module):
-    """Nine convolutions, 128, 256 and 512 to 128, with batch norm on every layer, the logits too; leaky ReLU 0.2."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), norm2d(cout), nn.LeakyReLU(0.2)]
-
-        self.body = nn.Sequential(nn.Dropout(0.2), *nine(conv))
-        self.out, self.bn = nn.Linear(128, classes, bias=False), norm1d(classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.out(self.body(x).mean((2, 3)))).float()  # N x K
-
-    def unlabelled_loss(self, u: Tensor, weight: float) -> Tensor:
-        """0.3 H + weight * balance"""
-        return entropy_and_balance(self(u), weight)
+# --- Losses of C, and the model ---
 
 
-class CifarClassifier(nn.Module):
-    """Those nine convolutions with Gaussian noise at the input, weight norm, mean-only batch norm; leaky ReLU 0.1."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [MeanOnlyNorm(cin, cout, kernel, padding), nn.LeakyReLU(0.1)]
-
-        self.body = nn.Sequential(*nine(conv))
-        self.out = MeanOnlyNorm(128, classes, 1, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.body(noise(x, 0.15) if self.training else x).mean((2, 3), keepdim=True)
-        return self.out(h).flatten(1).float()  # N x K
-
-    @torch.no_grad()
-    def start(self, u: Tensor) -> None:
-        """The data-dependent start of g: outputs of every layer have standard deviation 1 on `u`."""
-        convs = [m for m in self.modules() if isinstance(m, MeanOnlyNorm)]
-        for m in convs:
-            m.starting = True
-        with moments_kept(self):
-            self(u)
-        for m in convs:
-            m.starting = False
-
-    def unlabelled_loss(self, u: Tensor, weight: float) -> Tensor:
-        """weight * E (p(y | u) - p'(y | u))^2, the mean over classes too, of two passes with noise (Pi-model)."""
-        with moments_kept(self):
-            first = self(u).softmax(1)
-        return weight * (first - self(u).softmax(1)).square().mean()
+def clipped_log(p: Tensor) -> Tensor:
+    """log p, p kept from 1e-6 to 1 - 1e-6 as in the code (deviation 6)"""
+    return p.clamp(1e-6, 1 - 1e-6).log()
 
 
-# --- The model ---
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-E log p(y | x)"""
+    return -clipped_log(logits.softmax(1)).gather(1, y[:, None]).mean()
 
 
-def parts(x: Tensor, *sizes: int) -> tuple[Tensor, ...]:
-    """x cut in the proportion of `sizes`: into just these sizes where x has their sum."""
+def split_in_proportion(x: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+    """Cut x in the proportion of `sizes`, which is into just these sizes if x has their sum."""
     return x.tensor_split([len(x) * sum(sizes[: i + 1]) // sum(sizes) for i in range(len(sizes) - 1)])
 
 
 class SGAN(GAN):
     """SGAN (Deng et al., 2017).
 
-    `data`: whose networks and schedules, 'mnist', 'svhn' or 'cifar10'. `labels`: how many images have a label; they
-    decide C's batch on MNIST. `epoch_steps`: steps in an epoch of the schedules; `pretrain_steps`: of C alone, before
-    the first epoch. `r_y`, `r_z`: weights of the collaborative games; the ablations have 0.
+    data: the networks and schedules of 'mnist', 'svhn' or 'cifar10'. labels: the number of labelled images, on which
+    C's batch for MNIST depends. epoch_steps: steps in an epoch of the schedules. pretrain_steps: steps of C alone
+    before the first epoch. r_y, r_z: weights of the collaborative games; the ablations have 0.
     """
 
-    C: Any
     num_classes = 10
     game = "d_xy_loss", "g_loss"
 
-    def __init__(
-        self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 300,
-        pretrain_steps: int = 0, r_y: float = 1.0, r_z: float = 1.0,
-    ):  # fmt: skip
+    def __init__(self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 300,
+                 pretrain_steps: int = 0, r_y: float = 1.0, r_z: float = 1.0):
         super().__init__()
         if data not in SETTINGS:
             raise ValueError(f"data must be one of {', '.join(SETTINGS)}, not {data!r}")
-        setting = SETTINGS[data]
+        self.data, self.setting, self.latent_dim, k = data, SETTINGS[data], latent_dim, self.num_classes
         if data == "mnist":
-            few = min(100, labels)
-            setting = setting._replace(c_batch=(few, max(100, 10000 // labels), 200), d_labelled=few, alone=(few, 500))
-        self.setting, self.image_shape, self.latent_dim = setting, setting.image_shape, latent_dim
-        self.epoch_steps, self.pretrain_steps, self.r_y, self.r_z = epoch_steps, pretrain_steps, r_y, r_z
-        k = self.num_classes
-        self.G = MnistGenerator(latent_dim, k) if data == "mnist" else Generator(latent_dim, k)
-        self.I = Inference(setting.image_shape, latent_dim)
-        self.C = {"mnist": MnistClassifier, "svhn": SvhnClassifier, "cifar10": CifarClassifier}[data](k)
-        self.D_xy = MnistPairsXY(k) if data == "mnist" else PairsXY(k)
-        self.D_xz = MnistPairsXZ(latent_dim) if data == "mnist" else PairsXZ(latent_dim)
-        for m in self.modules():  # weights N(0, .05), biases 0
-            if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(m.weight, 0.0, 0.05)
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
+            n, c_batch = min(100, labels), (min(100, labels), max(100, 10000 // labels), 200)
+            self.setting = self.setting._replace(c_batch=c_batch, d_labelled=n, alone=(n, *self.setting.alone[1:]))
+        self.image_shape, self.epoch_steps, self.pretrain_steps = self.setting.image_shape, epoch_steps, pretrain_steps
+        self.r_y, self.r_z = r_y, r_z
+        networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data)
+        self.G, self.I, self.C, self.D_xy, self.D_xz = networks
+        layers.normal_start(self, 0.05)
         if data == "mnist":
-            nn.init.normal_(self.C.out.weight, 0.0, 0.01)
-            for layer in [m for m in self.G.modules() if isinstance(m, nn.Linear)]:
-                nn.init.xavier_uniform_(layer.weight)
-            for layer in [m for d in (self.D_xy, self.D_xz) for m in d.modules() if isinstance(m, nn.Linear)]:
-                nn.init.normal_(layer.weight, 0.0, 0.1)
-        self.whiten = ZCA(setting.image_shape) if data == "cifar10" else nn.Identity()  # for C alone
+            layers.normal_start(self.C[-2], 0.01)  # the last layer
+            layers.xavier_start(self.G)
+            layers.normal_start(self.D_xy, 0.1)
+            layers.normal_start(self.D_xz, 0.1)
+        self.whiten = layers.ZCA(self.image_shape) if data == "cifar10" else nn.Identity()  # for C alone
         self.C_average = copy.deepcopy(self.C).requires_grad_(False)  # what classifies; starts at zero, as in the code
         for a in self.C_average.state_dict().values():
             a.zero_()
 
     @torch.no_grad()
     def begin(self, chunks: Iterable[Tensor]) -> None:
-        """On CIFAR-10: whitening of all training images, and C's data-dependent start on the first 200."""
-        if not isinstance(self.whiten, ZCA):
-            return
-        chunks = iter(chunks)
-        first = next(chunks)
-        self.whiten.fit(chain([first], chunks))
-        self.C.start(self.whiten(first[:BATCH]))
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        networks = {"C": self.C, "D_xy": self.D_xy, "D_xz": self.D_xz, "I": self.I, "G": self.G}
-        return {name: Adam(net.parameters(), self.setting.lr, betas=(0.5, 0.999)) for name, net in networks.items()}
-
-    # --- Schedules ---
-
-    def epoch(self, step: int) -> int:
-        """1, 2, ... after C was trained alone."""
-        return (step - self.pretrain_steps) // self.epoch_steps + 1
-
-    def real_batch(self, epoch: int) -> tuple[int, int, int]:
-        """How many of D_xy's 200 real pairs are labelled, pseudo-labelled and generated images."""
-        _, labelled, pseudo, generated = [row for row in self.setting.real if row[0] <= epoch][-1]
-        return labelled, pseudo, generated
-
-    def w_u(self, epoch: int) -> float:
-        """Weight of C's loss of unlabelled images: w exp(-5 (1 - t)^2), t = (epoch - 1) / ramp; 0 in a ramp's first."""
-        ramp = self.setting.u_ramp
-        t = min((epoch - 1) / ramp, 1.0) if ramp else 1.0
-        return self.setting.u_weight * exp(-5 * (1 - t) ** 2) if t else 0.0
-
-    def w_g(self, epoch: int) -> float:
-        """Weight of generated images in C's loss."""
-        start, slope, limit = self.setting.w_g
-        return min(max((epoch - start) * slope, 0.0), limit)
-
-    def c_beta1(self, epoch: int) -> float:
-        """From the first to the second value, exp(-((epoch - 251) / 2)^2 / 50), from epoch 251 on."""
-        before, after = self.setting.c_beta1
-        share = exp(-(max(epoch - 251, 0) ** 2) / 200)
-        return share * before + (1 - share) * after
-
-    def set_rates(self, opt: Mapping[str, Optimizer], epoch: int) -> None:
-        s, passed = self.setting, max(epoch - self.setting.decay_from, 0)
-        for name, optimizer in opt.items():
-            optimizer.param_groups[0]["lr"] = s.c_lr * s.c_decay**passed if name == "C" else s.lr * s.decay**passed
-        opt["C"].param_groups[0]["betas"] = (self.c_beta1(epoch), 0.999)
+        """On CIFAR-10, fit the whitening to all training images and let the first 200 start C's scales."""
+        if isinstance(self.whiten, layers.ZCA):
+            first = next(rest := iter(chunks))
+            self.whiten.fit(chain([first], rest))
+            with layers.moments_kept(self.C), layers.data_dependent_start(self.C):
+                self.C(self.whiten(first[:BATCH]))
 
     # --- Losses ---
 
     def d_loss(self, real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-        """-E log D(real pair) - E log(1 - D(fake pair)), of D_xy and of D_xz"""
+        """-L_xy or -L_xz: -E log D(real pair) - E log(1 - D(fake pair))"""
         return F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
-
-    def r_y_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """R_y = -E log p_C(y | G(y, z))"""
-        return cross_entropy(logits, y)
 
     def r_z_loss(self, z_hat: Tensor, z: Tensor) -> Tensor:
         """R_z = -E log p_I(z | G(y, z)) = 1/2 E |I(G(y, z)) - z|^2, a Gaussian of unit variance, up to a constant"""
@@ -583,33 +279,73 @@ class SGAN(GAN):
         return F.softplus(-xy_logit).mean() + F.softplus(-xz_logit).mean() + self.r_y * r_y + self.r_z * r_z
 
     def c_loss(self, x: Tensor, y: Tensor, u: Tensor, w_u: float, w_g: float = 0.0) -> Tensor:
-        """-E log p_C(y | x) + U(u; w_u) - w_g E log p_C(y | G(y, z)), U of each data set's own"""
-        with moments_kept(self.C):
+        """-E log p_C(y | x) + U(u; w_u) - w_g E log p_C(y | G(y, z))"""
+        with layers.moments_kept(self.C):
             loss = cross_entropy(self.C(self.whiten(x)), y)
             if w_g:
                 fake, y_g = self.random_pairs(self.setting.c_batch[2] * len(x) // self.setting.c_batch[0])
                 loss = loss + w_g * cross_entropy(self.C(self.whiten(fake)), y_g)
-        return loss + self.C.unlabelled_loss(self.whiten(u), w_u)
+        return loss + self.unlabelled_loss(self.whiten(u), w_u)
+
+    def unlabelled_loss(self, u: Tensor, weight: float) -> Tensor:
+        """U = 0.3 E H[p(y | u)] + weight CE(uniform, E p(y | u)), on MNIST + 1e-4 |weights of the last layer|^2.
+
+        On CIFAR-10 it is weight E |p(y | u) - p'(y | u)|^2 / K of two passes with noise (Pi-model).
+        """
+        if self.data == "cifar10":
+            with layers.moments_kept(self.C):
+                p = self.C(u).softmax(1)
+            return weight * (p - self.C(u).softmax(1)).square().mean()
+        p = self.C(u).softmax(1)
+        loss = -0.3 * (p * clipped_log(p)).sum(1).mean() - weight * clipped_log(p.mean(0)).mean()
+        return loss + 1e-4 * self.C[-2].weight.square().sum() if self.data == "mnist" else loss
 
     # --- Training ---
 
+    def optimizers(self) -> dict[str, Optimizer]:
+        networks = {"C": self.C, "D_xy": self.D_xy, "D_xz": self.D_xz, "I": self.I, "G": self.G}
+        return {name: Adam(net.parameters(), self.setting.lr, betas=(0.5, 0.999)) for name, net in networks.items()}
+
+    def set_rates(self, opt: Mapping[str, Optimizer], epoch: int) -> None:
+        """Set rates and C's beta1, whose first value fades by exp(-((epoch - 251) / 2)^2 / 50) from epoch 251 on."""
+        s, passed, (before, after) = self.setting, max(epoch - self.setting.decay_from, 0), self.setting.c_beta1
+        for name, optimizer in opt.items():
+            optimizer.param_groups[0]["lr"] = s.c_lr * s.c_decay**passed if name == "C" else s.lr * 0.995**passed
+        share = exp(-(max(epoch - 251, 0) ** 2) / 200)
+        opt["C"].param_groups[0]["betas"] = (share * before + (1 - share) * after, 0.999)
+
+    def w_u(self, epoch: int) -> float:
+        """Weight of U: w exp(-5 (1 - t)^2), t = (epoch - 1) / ramp, and 0 in a ramp's first epoch."""
+        weight, ramp = self.setting.w_u
+        t = min((epoch - 1) / ramp, 1.0) if ramp else 1.0
+        return weight * exp(-5 * (1 - t) ** 2) if t else 0.0
+
+    def w_g(self, epoch: int) -> float:
+        """Weight of generated images in C's loss."""
+        start, slope, limit = self.setting.w_g
+        return min(max((epoch - start) * slope, 0.0), limit)
+
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y, u = batch.x, batch.y, batch.u
+        x, y, u, s = batch.x, batch.y, batch.u, self.setting
         if y is None or u is None:
             raise ValueError("SGAN needs few labelled images and a stream of unlabelled ones")
-        if batch.step < self.pretrain_steps:
-            return {"c_loss": self.pretraining_step(x, y, u, opt["C"])}
+        if batch.step < self.pretrain_steps:  # C alone
+            labelled, unlabelled, lr, w_u = s.alone
+            opt["C"].param_groups[0].update(lr=lr, betas=(0.9, 0.999))
+            c_loss = minimize(self.c_loss(x[:labelled], y[:labelled], u[:unlabelled], w_u), opt["C"])
+            layers.update_average(self.C_average, self.C, AVERAGED)
+            return {"c_loss": c_loss}
         if batch.step == self.pretrain_steps:
             opt["C"].state.clear()  # training has an Adam of its own
-        epoch, s = self.epoch(batch.step), self.setting
+        epoch = (batch.step - self.pretrain_steps) // self.epoch_steps + 1
         self.set_rates(opt, epoch)
-        (x_c, x_d), (y_c, y_d) = (parts(of, s.c_batch[0], s.d_labelled) for of in (x, y))
-        u_c, u_d, u_i = parts(u, s.c_batch[1], BATCH, BATCH)  # deviation 2
+        (x_c, x_d), (y_c, y_d) = (split_in_proportion(of, s.c_batch[0], s.d_labelled) for of in (x, y))
+        u_c, u_d, u_i = split_in_proportion(u, s.c_batch[1], BATCH, BATCH)  # deviation 2
         y_g = torch.arange(len(u_i), device=x.device) * self.num_classes // len(u_i)  # as many of each class
 
         # C (deviation 1)
         c_loss = minimize(self.c_loss(x_c, y_c, u_c, self.w_u(epoch), self.w_g(epoch)), opt["C"])
-        self.update_average()
+        layers.update_average(self.C_average, self.C, AVERAGED)
 
         # D_xy and D_xz
         x_m, y_m = self.real_pairs(x_d, y_d, u_d, epoch, len(u_i))
@@ -624,40 +360,26 @@ class SGAN(GAN):
         # I
         with torch.no_grad():
             fake, z = self.fakes(y_g)
-        with moments_kept(self.I):
+        with layers.moments_kept(self.I):
             r_z = self.r_z_loss(self.I(fake), z)
         i_loss = minimize(self.i_loss(self.D_xz(u_i, z_i), r_z), opt["I"])
 
         # G
-        with moments_kept(self.I), moments_kept(self.C):
+        with layers.moments_kept(self.I), layers.moments_kept(self.C):
             fake, z = self.fakes(y_g)
-            r_y, r_z = self.r_y_loss(self.C(self.whiten(fake)), y_g), self.r_z_loss(self.I(fake), z)
+            r_y, r_z = cross_entropy(self.C(self.whiten(fake)), y_g), self.r_z_loss(self.I(fake), z)
         g_loss = minimize(self.g_loss(self.D_xy(fake, self.one_hot(y_g)), self.D_xz(fake, z), r_y, r_z), opt["G"])
         return {"c_loss": c_loss, "d_xy_loss": d_xy_loss, "d_xz_loss": d_xz_loss, "i_loss": i_loss, "g_loss": g_loss,
-                "r_y_loss": r_y.detach(), "r_z_loss": r_z.detach()}  # fmt: skip
-
-    def pretraining_step(self, x: Tensor, y: Tensor, u: Tensor, optimizer: Optimizer) -> Tensor:
-        """C alone."""
-        s, (labelled, unlabelled) = self.setting, self.setting.alone
-        optimizer.param_groups[0].update(lr=s.alone_lr, betas=(0.9, 0.999))
-        loss = self.c_loss(x[:labelled], y[:labelled], u[:unlabelled], s.alone_weight)
-        c_loss = minimize(loss, optimizer)
-        self.update_average()
-        return c_loss
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """a <- a + 0.01 (c - a) for C's parameters and its running moments."""
-        for a, c in zip(self.C_average.state_dict().values(), self.C.state_dict().values(), strict=True):
-            a.lerp_(c, AVERAGED) if a.is_floating_point() else a.copy_(c)
+                "r_y_loss": r_y.detach(), "r_z_loss": r_z.detach()}
 
     @torch.no_grad()
     def real_pairs(self, x: Tensor, y: Tensor, u: Tensor, epoch: int, n: int) -> tuple[Tensor, Tensor]:
         """n pairs that D_xy is to call real: labelled, unlabelled with C's answer, generated, in the epoch's shares."""
-        labelled, pseudo, generated = (round(n * share / BATCH) for share in self.real_batch(epoch))
+        shares = [row[1:] for row in self.setting.real if row[0] <= epoch][-1]
+        labelled, pseudo, generated = (round(n * share / BATCH) for share in shares)
         x, y, u = x[:labelled], y[:labelled], u[:pseudo]
         if len(u):
-            with moments_kept(self.C):
+            with layers.moments_kept(self.C):
                 x, y = torch.cat([x, u]), torch.cat([y, self.C(self.whiten(u)).argmax(1)])
         if generated:
             fake, y_g = self.random_pairs(generated)
@@ -666,20 +388,20 @@ class SGAN(GAN):
 
     @torch.no_grad()
     def random_pairs(self, n: int) -> tuple[Tensor, Tensor]:
-        """n generated images of random classes, and these."""
+        """Make n images of random classes; return both."""
         y = torch.randint(self.num_classes, (n,), device=self.device)
-        with moments_kept(self.G):
+        with layers.moments_kept(self.G):
             return self.fakes(y)[0], y
 
     def fakes(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """G(y, z) of fresh latents, and these."""
+        """G(y, z) of fresh latents z, and z."""
         z = self.sample_latent(len(y)).to(y.device)
         return self.G(z, self.one_hot(y)), z
 
     def one_hot(self, y: Tensor) -> Tensor:
         return F.one_hot(y, self.num_classes).float()
 
-    # --- Evaluation ---
+    # --- Sampling ---
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """z ~ U(0, 1)^100"""

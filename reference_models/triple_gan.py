@@ -4,13 +4,12 @@
 Chongxuan Li, Kun Xu, Jun Zhu, Bo Zhang. NeurIPS 2017, arXiv:1703.02291.
 Official code: https://github.com/zhenxuan00/triple-gan (x2y_yz2x_xy2p_ssl_mnist.py, _svhn.py, _cifar10.py).
 
-C answers for images without a label, G makes images of given labels, and D is to call neither's pairs real. So C and G
-each learn the joint distribution of images and labels, and C's errors no longer hurt G as those of a discriminator with
-two roles would.
+C labels images, G makes images of given labels, and D tells the pairs of both from real ones. So C and G each learn the
+joint distribution of images and labels, and C's errors do not hurt G as those of a discriminator with two roles would.
 
-Unconfirmed: all numbers are those of the code, not of the paper's text; the paper may have another weight of the pseudo
-discriminative loss on CIFAR-10. C's weight decay is what the code computes: of the last layer on MNIST, and of nothing
-on SVHN, where the term names a layer that has no weights.
+Unconfirmed: the numbers of the paper's text; all numbers here are the code's. The paper may have another weight of the
+pseudo discriminative loss on CIFAR-10. C's weight decay is what the code computes: of the last layer on MNIST, and of
+nothing on SVHN, where the term names a layer that has no weights.
 
 Deviations from the paper and its code:
 1. G minimises -log D(G(y, z), y), as in the code; the paper's log(1 - D) saturates.
@@ -27,464 +26,186 @@ Deviations from the paper and its code:
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from math import exp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
+import reference_models.layers as layers
 from ganbench.gan import GAN, Batch, minimize
+from reference_models.layers import Affine, ConditionalSequential, Float32, GaussianNoise, JoinLabel, WeightNorm
 
 G_BATCH = 200
 ALPHA = 0.5  # share of C's pairs, against G's, among those that D is to call fake
-AVERAGED = 0.01  # a <- a + 0.01 (c - a) after each step of C
+AVERAGED = 0.01  # rate of C's average
 ALONE_LR, ALONE_UNLABELLED, ALONE_BALANCE = 3e-4, 500, 0.3  # while C is trained alone
 
 
 class Setting(NamedTuple):
-    """What the code sets for one data set. Epochs count from 1 and begin after C was trained alone.
-
-    c_batch: labelled and unlabelled images of C's batch. d_batch: labelled and pseudo-labelled ones that D is to call
-    real. w_adversarial: the weight of C's adversarial loss. u_weight: the weight of C's loss R_U of unlabelled images,
-    reached after u_ramp epochs. p_weight, p_epoch: the weight of the pseudo discriminative loss and its first epoch.
-    lr, c_lr: rates, multiplied by 0.995 and c_decay each epoch after epoch 300. c_beta1: of C's Adam up to epoch 251
-    and after its ramp.
-    """
+    """The code's settings of one data set. Epochs count from 1 and begin after C was trained alone."""
 
     image_shape: tuple[int, int, int]
-    c_batch: tuple[int, int]
-    d_batch: tuple[int, int]
-    w_adversarial: float
-    u_weight: float
-    u_ramp: int
-    p_weight: float
-    p_epoch: int
-    lr: float
-    c_lr: float
-    c_decay: float
-    c_beta1: tuple[float, float]
+    c_batch: tuple[int, int]  # labelled and unlabelled images in C's batch
+    d_batch: tuple[int, int]  # labelled and pseudo-labelled images that D is to call real
+    w_adversarial: float  # weight of C's adversarial loss
+    r_p: tuple[float, int]  # weight of the pseudo discriminative loss R_P, and its first epoch
+    r_u: tuple[float, int] = (1e-3, 0)  # weight of R_U, C's loss of unlabelled images, and the epochs of its ramp
+    lr: float = 3e-4  # rates of D and G, and of C; in each epoch after 300 they fall by the factors 0.995 and c_decay
+    c_lr: float = 3e-4
+    c_decay: float = 0.995
+    c_beta1: tuple[float, float] = (0.5, 0.5)  # beta1 of C's Adam up to epoch 251, and after its ramp
 
 
 SETTINGS = {
-    "mnist": Setting(
-        (1, 28, 28), c_batch=(100, 100), d_batch=(1, 400), w_adversarial=1.0, u_weight=1e-3, u_ramp=0, p_weight=0.1,
-        p_epoch=300, lr=1e-3, c_lr=1e-3, c_decay=0.995, c_beta1=(0.5, 0.5),
-    ),
-    "svhn": Setting(
-        (3, 32, 32), c_batch=(200, 200), d_batch=(20, 180), w_adversarial=0.01, u_weight=1e-3, u_ramp=0, p_weight=0.03,
-        p_epoch=200, lr=3e-4, c_lr=3e-4, c_decay=0.995, c_beta1=(0.5, 0.5),
-    ),
-    "cifar10": Setting(
-        (3, 32, 32), c_batch=(100, 100), d_batch=(40, 160), w_adversarial=0.01, u_weight=100.0, u_ramp=80, p_weight=0.1,
-        p_epoch=200, lr=3e-4, c_lr=3e-3, c_decay=0.99, c_beta1=(0.9, 0.5),
-    ),
-}  # fmt: skip
-
-
-# --- Layers ---
-
-
-def lrelu(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, 0.2)
-
-
-def noise(h: Tensor, std: float) -> Tensor:
-    return h + std * torch.randn_like(h)
-
-
-def with_label(h: Tensor, y: Tensor) -> Tensor:
-    """[h, y]: the one-hot label y (N x K) joined to a vector, or as K constant maps to a feature map."""
-    return torch.cat([h, y if h.ndim == 2 else y[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1)
-
-
-class WeightNorm(nn.Module):
-    """`layer` with the weights g v / |v| for each output; g is learnt where `scaled`, else 1."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, scaled: bool = False):
-        super().__init__()
-        self.layer, out = layer, int(isinstance(layer, nn.ConvTranspose2d))  # the dimension that counts outputs
-        self.axes = [d for d in range(layer.weight.ndim) if d != out]
-        g = torch.ones([size if d == out else 1 for d, size in enumerate(layer.weight.shape)])
-        self.g = nn.Parameter(g) if scaled else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        v = self.layer.weight
-        w = v * torch.rsqrt(v.square().sum(self.axes, keepdim=True) + 1e-6)
-        return functional_call(self.layer, {"weight": w if self.g is None else self.g * w}, x)
-
-
-class MeanOnlyNorm(nn.Module):
-    """A convolution with weight norm, less the mean of the batch, plus a shift (zca_bn.py).
-
-    While `starting`, a pass is the data-dependent start: it divides g by the standard deviation of the outputs.
-    """
-
-    running_mean: Tensor
-
-    def __init__(self, cin: int, cout: int, kernel: int, padding: int):
-        super().__init__()
-        self.conv = WeightNorm(nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), scaled=True)
-        self.shift = nn.Parameter(torch.zeros(cout, 1, 1))
-        self.register_buffer("running_mean", torch.zeros(cout, 1, 1))
-        self.track_running_stats, self.starting = True, False
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv(x).float()
-        mean = h.mean((0, 2, 3)).view_as(self.shift) if self.training else self.running_mean
-        if self.training and self.track_running_stats:
-            self.running_mean.lerp_(mean.detach(), 0.001)
-        h = h - mean
-        if self.starting and self.conv.g is not None:
-            std = h.square().mean((0, 2, 3)).sqrt().view_as(self.shift)
-            self.conv.g.div_(std[..., None])
-            h = h / std
-        return h + self.shift
-
-
-class ShiftNorm(nn.Module):
-    """Batch norm with a shift and no gain."""
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d):
-        super().__init__()
-        self.norm, self.shift = norm, nn.Parameter(torch.zeros(norm.num_features))
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.norm(h) + self.shift.view(-1, *[1] * (h.ndim - 2))
-
-
-def up(cin: int, cout: int, bias: bool = True) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(cin, cout, 5, stride=2, padding=2, output_padding=1, bias=bias)  # 5x5, doubles
-
-
-def norm1d(width: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(width, eps=1e-4)
-
-
-def norm2d(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, eps=1e-4)
-
-
-@contextmanager
-def moments_kept(net: nn.Module) -> Iterator[None]:
-    """Passes that normalise by their own batch and leave the running moments of `net` as they are (deviation 5)."""
-    norms: list[Any] = [m for m in net.modules() if hasattr(m, "track_running_stats")]
-    for m in norms:
-        m.track_running_stats = False
-    yield
-    for m in norms:
-        m.track_running_stats = True
-
-
-class ZCA(nn.Module):
-    """x -> (x - m) U (S + 1e-5)^(-1/2) U^T for images of mean m, covariance U S U^T; the identity until it is fit."""
-
-    mean: Tensor
-    matrix: Tensor
-
-    def __init__(self, shape: tuple[int, int, int]):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("matrix", torch.eye(self.mean.numel()))
-
-    def fit(self, chunks: Iterable[Tensor]) -> None:
-        n, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
-        for chunk in chunks:
-            x = chunk.flatten(1).double()
-            n, total, products = n + len(x), total.to(x) + x.sum(0), products.to(x) + x.T @ x
-        mean = total / n
-        if n < len(mean) and n == len(chunk):  # a handful of images: their own directions, and 1e-5 in all others
-            _, spread, u = torch.linalg.svd(x - mean, full_matrices=False)
-            s, u = spread.square() / n, u.T
-        else:
-            s, u = torch.linalg.eigh(products / n - torch.outer(mean, mean))
-        self.mean.copy_(mean.view_as(self.mean))
-        rest = 1e-5**-0.5
-        self.matrix.copy_(u * ((s.clamp(min=0) + 1e-5) ** -0.5 - rest) @ u.T)
-        self.matrix.diagonal().add_(rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return ((x - self.mean).flatten(1) @ self.matrix).view_as(x)
-
-
-# --- Losses of classifiers ---
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-E log p(y | x), p kept from 1e-6 to 1 - 1e-6 as in the code (deviation 7)."""
-    return -clipped_log(logits.softmax(1)).gather(1, y[:, None]).mean()
-
-
-def clipped_log(p: Tensor) -> Tensor:
-    return p.clamp(1e-6, 1 - 1e-6).log()
-
-
-def entropy_and_balance(logits: Tensor, weight: float) -> Tensor:
-    """0.3 E H[p(y | u)] + weight * CE(uniform, E p(y | u)): sure of each image, and of each class equally often."""
-    p = logits.softmax(1)
-    return -0.3 * (p * clipped_log(p)).sum(1).mean() - weight * clipped_log(p.mean(0)).mean()
-
-
-# --- Networks for MNIST: images in [0, 1] (deviation 6) ---
-
-
-class MnistGenerator(nn.Module):
-    """[z, y] -> 500, batch norm, softplus; [., y] -> 500, the same; [., y] -> 784 by weight norm, sigmoid."""
-
-    def __init__(self, latent_dim: int, classes: int):
-        super().__init__()
-        self.fc1, self.bn1 = nn.Linear(latent_dim + classes, 500, bias=False), norm1d(500)
-        self.fc2, self.bn2 = nn.Linear(500 + classes, 500, bias=False), norm1d(500)
-        self.out = WeightNorm(nn.Linear(500 + classes, 784), scaled=True)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = F.softplus(self.bn1(self.fc1(with_label(z, y))))
-        h = F.softplus(self.bn2(self.fc2(with_label(h, y))))
-        return 2 * torch.sigmoid(self.out(with_label(h, y)).float()).unflatten(1, (1, 28, 28)) - 1
-
-
-class MnistDiscriminator(nn.Module):
-    """D: 1000, 500, 250, 250, 250, 1 fully connected, ReLU, weights of norm 1, y and noise at every layer."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        inputs = (784, 1000 + classes, 500, 250, 250, 250)
-        outputs = (1000, 500, 250, 250, 250, 1)
-        self.fcs = nn.ModuleList(WeightNorm(nn.Linear(a + classes, b)) for a, b in zip(inputs, outputs, strict=True))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = noise((x.flatten(1) + 1) / 2, 0.3)
-        for i, fc in enumerate(self.fcs):
-            if i == 1:
-                h = with_label(h, y)  # once before the noise and once after it, as in the code
-            h = fc(with_label(noise(h, 0.5) if i else h, y))
-            h = F.relu(h) if i < 5 else h
-        return h.squeeze(1).float()  # N
-
-
-class MnistClassifier(nn.Module):
-    """Five convolutions (32 of 5x5; 64, 64, 128, 128 of 3x3) with batch norm, ReLU; global mean -> 10 logits."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), norm2d(cout), nn.ReLU()]
-
-        self.body = nn.Sequential(
-            *conv(1, 32, 5, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
-            *conv(32, 64, 3, 1), *conv(64, 64, 3, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
-            *conv(64, 128, 3, 1), *conv(128, 128, 3, 1),
-        )  # fmt: skip
-        self.out = nn.Linear(128, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.body((x + 1) / 2).mean((2, 3))).float()  # N x K
-
-    def unlabelled_loss(self, logits: Tensor, u: Tensor, weight: float) -> Tensor:
-        """0.3 H + weight * balance + 1e-4 |last layer's weights|^2"""
-        return entropy_and_balance(logits, weight) + 1e-4 * self.out.weight.square().sum()
-
-
-# --- Networks for 32 x 32 ---
-
-
-class Generator(nn.Module):
-    """[z, y] -> 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32, y joined at every layer, tanh."""
-
-    def __init__(self, latent_dim: int, classes: int):
-        super().__init__()
-        self.fc = nn.Linear(latent_dim + classes, 8192, bias=False)
-        self.bn0 = ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False))
-        self.up1, self.bn1 = up(512 + classes, 256, bias=False), ShiftNorm(nn.BatchNorm2d(256, eps=1e-6, affine=False))
-        self.up2, self.bn2 = up(256 + classes, 128, bias=False), ShiftNorm(nn.BatchNorm2d(128, eps=1e-6, affine=False))
-        self.out = WeightNorm(up(128 + classes, 3), scaled=True)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = F.relu(self.bn0(self.fc(with_label(z, y)))).unflatten(1, (512, 4, 4))
-        h = F.relu(self.bn1(self.up1(with_label(h, y))))
-        h = F.relu(self.bn2(self.up2(with_label(h, y))))
-        return torch.tanh(self.out(with_label(h, y)).float())
-
-
-class Discriminator(nn.Module):
-    """D: 3x3 convolutions 32, 32 s2, 64, 64 s2, 128, 128 with weights of norm 1, y at every layer; global mean."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        plan = ((3, 32, 1, 1), (32, 32, 2, 1), (32, 64, 1, 1), (64, 64, 2, 1), (64, 128, 1, 0), (128, 128, 1, 0))
-        self.convs = nn.ModuleList(
-            WeightNorm(nn.Conv2d(a + classes, b, 3, stride, padding)) for a, b, stride, padding in plan
+    "mnist": Setting((1, 28, 28), (100, 100), (1, 400), w_adversarial=1.0, r_p=(0.1, 300), lr=1e-3, c_lr=1e-3),
+    "svhn": Setting((3, 32, 32), (200, 200), (20, 180), w_adversarial=0.01, r_p=(0.03, 200)),
+    "cifar10": Setting((3, 32, 32), (100, 100), (40, 160), w_adversarial=0.01, r_p=(0.1, 200), r_u=(100.0, 80),
+                       c_lr=3e-3, c_decay=0.99, c_beta1=(0.9, 0.5)),
+}
+
+
+# --- Networks: each layer of G and D gets y ---
+
+
+def conv_norm(cin: int, cout: int, kernel: int, padding: int, slope: float = 0.0) -> list[nn.Module]:
+    """Convolution, batch norm, and leaky ReLU of this slope or ReLU."""
+    conv, activation = nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), nn.LeakyReLU(slope)
+    return [conv, nn.BatchNorm2d(cout, eps=1e-4), activation if slope else nn.ReLU()]
+
+
+def mnist_networks(latent_dim: int, classes: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """G, C and D for MNIST, inside which images are in [0, 1] (deviation 6)."""
+
+    def fc(noise: float, cin: int, cout: int) -> list[nn.Module]:
+        return [GaussianNoise(noise), JoinLabel(), WeightNorm(nn.Linear(cin + classes, cout)), nn.ReLU()]
+
+    G = ConditionalSequential(
+        JoinLabel(), nn.Linear(latent_dim + classes, 500, bias=False), nn.BatchNorm1d(500, eps=1e-4), nn.Softplus(),
+        JoinLabel(), nn.Linear(500 + classes, 500, bias=False), nn.BatchNorm1d(500, eps=1e-4), nn.Softplus(),
+        JoinLabel(), WeightNorm(nn.Linear(500 + classes, 784), scaled=True), Float32(), nn.Sigmoid(),
+        Affine(2.0, -1.0), nn.Unflatten(1, (1, 28, 28)),
+    )
+    C = nn.Sequential(
+        Affine(0.5, 0.5), *conv_norm(1, 32, 5, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv_norm(32, 64, 3, 1), *conv_norm(64, 64, 3, 0), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv_norm(64, 128, 3, 1), *conv_norm(128, 128, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(128, classes), Float32(),
+    )
+    D = ConditionalSequential(  # the second layer gets y twice, with noise and without, as in the code
+        Affine(0.5, 0.5), nn.Flatten(), *fc(0.3, 784, 1000), JoinLabel(), *fc(0.5, 1000 + classes, 500),
+        *fc(0.5, 500, 250), *fc(0.5, 250, 250), *fc(0.5, 250, 250),
+        GaussianNoise(0.5), JoinLabel(), WeightNorm(nn.Linear(250 + classes, 1)), Float32(), nn.Flatten(0),
+    )
+    return G, C, D
+
+
+def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """G, C and D for images of 32 x 32. C has batch norm on SVHN, and mean-only batch norm on CIFAR-10."""
+
+    def up(cin: int, cout: int) -> list[nn.Module]:
+        norm = layers.ShiftNorm(nn.BatchNorm2d(cout, eps=1e-6, affine=False))
+        return [JoinLabel(), layers.up_conv(cin + classes, cout, bias=False), norm, nn.ReLU()]
+
+    def conv(cin: int, cout: int, stride: int, padding: int) -> list[nn.Module]:
+        return [JoinLabel(), WeightNorm(nn.Conv2d(cin + classes, cout, 3, stride, padding)), nn.LeakyReLU(0.2)]
+
+    G = ConditionalSequential(  # 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32
+        JoinLabel(), nn.Linear(latent_dim + classes, 8192, bias=False),
+        layers.ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (512, 4, 4)),
+        *up(512, 256), *up(256, 128),
+        JoinLabel(), WeightNorm(layers.up_conv(128 + classes, 3), scaled=True), Float32(), nn.Tanh(),
+    )
+    if data == "svhn":
+        C = nn.Sequential(
+            nn.Dropout(0.2), *nine_conv_layers(partial(conv_norm, slope=0.2)), nn.Flatten(),
+            nn.Linear(128, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
         )
-        self.out = WeightNorm(nn.Linear(128 + classes, 1), scaled=True)
+    else:
+        C = nn.Sequential(
+            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)]),
+            layers.MeanOnlyNorm(128, classes, 1, 0), nn.Flatten(),
+        )
+    D = ConditionalSequential(
+        nn.Dropout(0.2), *conv(3, 32, 1, 1), *conv(32, 32, 2, 1), nn.Dropout(0.2), *conv(32, 64, 1, 1),
+        *conv(64, 64, 2, 1), nn.Dropout(0.2), *conv(64, 128, 1, 0), *conv(128, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(128 + classes, 1), scaled=True), Float32(), nn.Flatten(0),
+    )
+    return G, C, D
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = x
-        for i, conv in enumerate(self.convs):
-            if i % 2 == 0:
-                h = F.dropout(h, 0.2, self.training)
-            h = lrelu(conv(with_label(h, y)))
-        return self.out(with_label(h.mean((2, 3)), y)).squeeze(1).float()  # N
 
-
-def nine(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
-    """32 -> 16 -> 8 -> 6: the convolutions of both classifiers, `conv` of maps in, maps out, side and padding."""
+def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
+    """32 -> 16 -> 8 -> 6, and the mean over places; `conv` takes maps in, maps out, kernel and padding."""
     return [
         *conv(3, 128, 3, 1), *conv(128, 128, 3, 1), *conv(128, 128, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
         *conv(128, 256, 3, 1), *conv(256, 256, 3, 1), *conv(256, 256, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0),
-    ]  # fmt: skip
+        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+    ]
 
 
-class SvhnClassifier(nn.Module):
-    """Nine convolutions, 128, 256 and 512 to 128, with batch norm on every layer, the logits too; leaky ReLU 0.2."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [nn.Conv2d(cin, cout, kernel, padding=padding, bias=False), norm2d(cout), nn.LeakyReLU(0.2)]
-
-        self.body = nn.Sequential(nn.Dropout(0.2), *nine(conv))
-        self.out, self.bn = nn.Linear(128, classes, bias=False), norm1d(classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.out(self.body(x).mean((2, 3)))).float()  # N x K
-
-    def unlabelled_loss(self, logits: Tensor, u: Tensor, weight: float) -> Tensor:
-        """0.3 H + weight * balance"""
-        return entropy_and_balance(logits, weight)
+# --- Losses of C, and the model ---
 
 
-class CifarClassifier(nn.Module):
-    """Those nine convolutions with Gaussian noise at the input, weight norm, mean-only batch norm; leaky ReLU 0.1."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(cin: int, cout: int, kernel: int, padding: int) -> list[nn.Module]:
-            return [MeanOnlyNorm(cin, cout, kernel, padding), nn.LeakyReLU(0.1)]
-
-        self.body = nn.Sequential(*nine(conv))
-        self.out = MeanOnlyNorm(128, classes, 1, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.body(noise(x, 0.15) if self.training else x).mean((2, 3), keepdim=True)
-        return self.out(h).flatten(1).float()  # N x K
-
-    @torch.no_grad()
-    def start(self, u: Tensor) -> None:
-        """The data-dependent start of g: outputs of every layer have standard deviation 1 on `u`."""
-        convs = [m for m in self.modules() if isinstance(m, MeanOnlyNorm)]
-        for m in convs:
-            m.starting = True
-        with moments_kept(self):
-            self(u)
-        for m in convs:
-            m.starting = False
-
-    def unlabelled_loss(self, logits: Tensor, u: Tensor, weight: float) -> Tensor:
-        """weight * E (p(y | u) - p'(y | u))^2, the mean over classes too, of two passes with noise (Pi-model)."""
-        with moments_kept(self):
-            again = self(u).softmax(1)
-        return weight * (logits.softmax(1) - again).square().mean()
+def clipped_log(p: Tensor) -> Tensor:
+    """log p, p kept from 1e-6 to 1 - 1e-6 as in the code (deviation 7)"""
+    return p.clamp(1e-6, 1 - 1e-6).log()
 
 
-# --- The model ---
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-E log p(y | x)"""
+    return -clipped_log(logits.softmax(1)).gather(1, y[:, None]).mean()
 
 
-def parts(x: Tensor, *sizes: int) -> tuple[Tensor, ...]:
-    """x cut in the proportion of `sizes`: into just these sizes where x has their sum."""
+def split_in_proportion(x: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+    """Cut x in the proportion of `sizes`, which is into just these sizes if x has their sum."""
     return x.tensor_split([len(x) * sum(sizes[: i + 1]) // sum(sizes) for i in range(len(sizes) - 1)])
 
 
 class TripleGAN(GAN):
     """Triple-GAN (Li et al., 2017).
 
-    `data`: whose networks and schedules, 'mnist', 'svhn' or 'cifar10'. `labels`: how many images have a label; they
-    decide the batches on MNIST. `epoch_steps`: steps in an epoch of the schedules; `pretrain_steps`: of C alone, before
-    the first epoch (the code does so on MNIST up to 100 labels).
+    data: the networks and schedules of 'mnist', 'svhn' or 'cifar10'. labels: the number of labelled images, on which
+    the batches for MNIST depend. epoch_steps: steps in an epoch of the schedules. pretrain_steps: steps of C alone
+    before the first epoch (the code has them on MNIST up to 100 labels).
     """
 
-    C: Any
     num_classes = 10
 
-    def __init__(
-        self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 600,
-        pretrain_steps: int = 0,
-    ):  # fmt: skip
+    def __init__(self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 600,
+                 pretrain_steps: int = 0):
         super().__init__()
         if data not in SETTINGS:
             raise ValueError(f"data must be one of {', '.join(SETTINGS)}, not {data!r}")
-        setting = SETTINGS[data]
+        self.data, self.setting, self.latent_dim, k = data, SETTINGS[data], latent_dim, self.num_classes
         if data == "mnist":
             c_batch, d_batch = (min(100, labels), max(100, 10000 // labels)), (max(labels // 100, 1), 400)
-            setting = setting._replace(c_batch=c_batch, d_batch=d_batch)
-        self.setting, self.image_shape, self.latent_dim = setting, setting.image_shape, latent_dim
-        self.epoch_steps, self.pretrain_steps = epoch_steps, pretrain_steps
-        k = self.num_classes
-        self.G = MnistGenerator(latent_dim, k) if data == "mnist" else Generator(latent_dim, k)
-        self.C = {"mnist": MnistClassifier, "svhn": SvhnClassifier, "cifar10": CifarClassifier}[data](k)
-        self.D = MnistDiscriminator(k) if data == "mnist" else Discriminator(k)
-        for m in self.modules():  # weights N(0, .05), biases 0
-            if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(m.weight, 0.0, 0.05)
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
+            self.setting = self.setting._replace(c_batch=c_batch, d_batch=d_batch)
+        self.image_shape, self.epoch_steps, self.pretrain_steps = self.setting.image_shape, epoch_steps, pretrain_steps
+        networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data)
+        self.G, self.C, self.D = networks
+        layers.normal_start(self, 0.05)
         if data == "mnist":
-            nn.init.normal_(self.C.out.weight, 0.0, 0.01)
-            for layer in [m for m in self.G.modules() if isinstance(m, nn.Linear)]:
-                nn.init.xavier_uniform_(layer.weight)
-            for layer in [m for m in self.D.modules() if isinstance(m, nn.Linear)]:
-                nn.init.normal_(layer.weight, 0.0, 0.1)
-        self.whiten = ZCA(setting.image_shape) if data == "cifar10" else nn.Identity()  # for C alone
+            layers.normal_start(self.C[-2], 0.01)  # the last layer
+            layers.xavier_start(self.G)
+            layers.normal_start(self.D, 0.1)
+        self.whiten = layers.ZCA(self.image_shape) if data == "cifar10" else nn.Identity()  # for C alone
         self.C_average = copy.deepcopy(self.C).requires_grad_(False)  # what classifies; starts at zero, as in the code
         for a in self.C_average.state_dict().values():
             a.zero_()
 
     @torch.no_grad()
     def begin(self, chunks: Iterable[Tensor]) -> None:
-        """On CIFAR-10: whitening of all training images, and C's data-dependent start on the first 100."""
-        if not isinstance(self.whiten, ZCA):
-            return
-        chunks = iter(chunks)
-        first = next(chunks)
-        self.whiten.fit(chain([first], chunks))
-        self.C.start(self.whiten(first[: self.setting.c_batch[1]]))
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        networks = {"D": self.D, "G": self.G, "C": self.C}
-        return {name: Adam(net.parameters(), self.setting.lr, betas=(0.5, 0.999)) for name, net in networks.items()}
-
-    # --- Schedules ---
-
-    def epoch(self, step: int) -> int:
-        """1, 2, ... after C was trained alone."""
-        return (step - self.pretrain_steps) // self.epoch_steps + 1
-
-    def w_u(self, epoch: int) -> float:
-        """Weight of C's loss of unlabelled images: w exp(-5 (1 - t)^2), t = (epoch - 1) / ramp; 0 in a ramp's first."""
-        ramp = self.setting.u_ramp
-        t = min((epoch - 1) / ramp, 1.0) if ramp else 1.0
-        return self.setting.u_weight * exp(-5 * (1 - t) ** 2) if t else 0.0
-
-    def c_beta1(self, epoch: int) -> float:
-        """From the first to the second value, exp(-((epoch - 251) / 2)^2 / 50), from epoch 251 on."""
-        before, after = self.setting.c_beta1
-        share = exp(-(max(epoch - 251, 0) ** 2) / 200)
-        return share * before + (1 - share) * after
-
-    def set_rates(self, opt: Mapping[str, Optimizer], epoch: int) -> None:
-        s, passed = self.setting, max(epoch - 300, 0)
-        for name, optimizer in opt.items():
-            optimizer.param_groups[0]["lr"] = s.c_lr * s.c_decay**passed if name == "C" else s.lr * 0.995**passed
-        opt["C"].param_groups[0]["betas"] = (self.c_beta1(epoch), 0.999)
+        """On CIFAR-10, fit the whitening to all training images and let the first 100 start C's scales."""
+        if isinstance(self.whiten, layers.ZCA):
+            first = next(rest := iter(chunks))
+            self.whiten.fit(chain([first], rest))
+            with layers.moments_kept(self.C), layers.data_dependent_start(self.C):
+                self.C(self.whiten(first[: self.setting.c_batch[1]]))
 
     # --- Losses ---
 
@@ -503,8 +224,20 @@ class TripleGAN(GAN):
 
     def supervised_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """-E log p_C(y | x): R_L of labelled images, and the pseudo discriminative R_P of generated ones"""
-        with moments_kept(self.C):
+        with layers.moments_kept(self.C):
             return cross_entropy(self.C(self.whiten(x)), y)
+
+    def unlabelled_loss(self, logits: Tensor, u: Tensor, weight: float) -> Tensor:
+        """R_U = 0.3 E H[p(y | u)] + weight CE(uniform, E p(y | u)), on MNIST + 1e-4 |weights of the last layer|^2.
+
+        On CIFAR-10 it is weight E |p(y | u) - p'(y | u)|^2 / K of two passes with noise (Pi-model).
+        """
+        p = logits.softmax(1)
+        if self.data == "cifar10":
+            with layers.moments_kept(self.C):
+                return weight * (p - self.C(u).softmax(1)).square().mean()
+        loss = -0.3 * (p * clipped_log(p)).sum(1).mean() - weight * clipped_log(p.mean(0)).mean()
+        return loss + 1e-4 * self.C[-2].weight.square().sum() if self.data == "mnist" else loss
 
     def c_loss(self, x: Tensor, y: Tensor, u: Tensor, fake: tuple[Tensor, Tensor] | None, w_u: float) -> Tensor:
         """w times the adversarial loss + R_L(x, y) + R_U(u) + alpha_P R_P(fake), the last from its first epoch on"""
@@ -513,24 +246,47 @@ class TripleGAN(GAN):
         with torch.no_grad():
             c_logit = self.D(u, self.one_hot(logits.argmax(1)))
         loss = self.setting.w_adversarial * self.c_adversarial_loss(logits, c_logit) + self.supervised_loss(x, y)
-        loss = loss + self.C.unlabelled_loss(logits, whitened, w_u)
-        return loss + self.setting.p_weight * self.supervised_loss(*fake) if fake else loss
+        loss = loss + self.unlabelled_loss(logits, whitened, w_u)
+        return loss + self.setting.r_p[0] * self.supervised_loss(*fake) if fake else loss
 
     # --- Training ---
 
+    def optimizers(self) -> dict[str, Optimizer]:
+        networks = {"D": self.D, "G": self.G, "C": self.C}
+        return {name: Adam(net.parameters(), self.setting.lr, betas=(0.5, 0.999)) for name, net in networks.items()}
+
+    def set_rates(self, opt: Mapping[str, Optimizer], epoch: int) -> None:
+        """Set rates and C's beta1, whose first value fades by exp(-((epoch - 251) / 2)^2 / 50) from epoch 251 on."""
+        s, passed, (before, after) = self.setting, max(epoch - 300, 0), self.setting.c_beta1
+        for name, optimizer in opt.items():
+            optimizer.param_groups[0]["lr"] = s.c_lr * s.c_decay**passed if name == "C" else s.lr * 0.995**passed
+        share = exp(-(max(epoch - 251, 0) ** 2) / 200)
+        opt["C"].param_groups[0]["betas"] = (share * before + (1 - share) * after, 0.999)
+
+    def w_u(self, epoch: int) -> float:
+        """Weight of R_U: w exp(-5 (1 - t)^2), t = (epoch - 1) / ramp, and 0 in a ramp's first epoch."""
+        weight, ramp = self.setting.r_u
+        t = min((epoch - 1) / ramp, 1.0) if ramp else 1.0
+        return weight * exp(-5 * (1 - t) ** 2) if t else 0.0
+
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        x, y, u = batch.x, batch.y, batch.u
+        x, y, u, s = batch.x, batch.y, batch.u, self.setting
         if y is None or u is None:
             raise ValueError("Triple-GAN needs few labelled images and a stream of unlabelled ones")
-        if batch.step < self.pretrain_steps:
-            return {"c_loss": self.pretraining_step(x, y, u, opt["C"])}
+        (x_c, x_d), (y_c, y_d) = (split_in_proportion(labelled, 1, 1) for labelled in (x, y))
+        if batch.step < self.pretrain_steps:  # C alone
+            opt["C"].param_groups[0].update(lr=ALONE_LR, betas=(0.9, 0.999))
+            u = self.whiten(u[:ALONE_UNLABELLED])
+            loss = self.supervised_loss(x_c, y_c) + self.unlabelled_loss(self.C(u), u, ALONE_BALANCE)
+            c_loss = minimize(loss, opt["C"])
+            layers.update_average(self.C_average, self.C, AVERAGED)
+            return {"c_loss": c_loss}
         if batch.step == self.pretrain_steps:
             opt["C"].state.clear()  # training has an Adam of its own
-        epoch, s = self.epoch(batch.step), self.setting
+        epoch = (batch.step - self.pretrain_steps) // self.epoch_steps + 1
         self.set_rates(opt, epoch)
-        (x_c, x_d), (y_c, y_d) = parts(x, 1, 1), parts(y, 1, 1)
         x_d, y_d = x_d[: s.d_batch[0]], y_d[: s.d_batch[0]]
-        u_c, u_d = parts(u, s.c_batch[1], s.d_batch[1])  # deviation 3
+        u_c, u_d = split_in_proportion(u, s.c_batch[1], s.d_batch[1])  # deviation 3
         n = G_BATCH * len(u) // (s.c_batch[1] + s.d_batch[1])
         y_g = torch.arange(n, device=x.device) * self.num_classes // n  # as many of each class
 
@@ -546,30 +302,15 @@ class TripleGAN(GAN):
 
         # C
         with torch.no_grad():
-            pairs = (self.fakes(y_g), y_g) if epoch >= s.p_epoch else None
+            pairs = (self.fakes(y_g), y_g) if epoch >= s.r_p[1] else None
         c_loss = minimize(self.c_loss(x_c, y_c, u_c, pairs, self.w_u(epoch)), opt["C"])
-        self.update_average()
+        layers.update_average(self.C_average, self.C, AVERAGED)
         return {"d_loss": d_loss, "g_loss": g_loss, "c_loss": c_loss}
-
-    def pretraining_step(self, x: Tensor, y: Tensor, u: Tensor, optimizer: Optimizer) -> Tensor:
-        """C alone, with more unlabelled images and a stronger balance."""
-        optimizer.param_groups[0].update(lr=ALONE_LR, betas=(0.9, 0.999))
-        u, (x, _), (y, _) = self.whiten(u[:ALONE_UNLABELLED]), parts(x, 1, 1), parts(y, 1, 1)
-        loss = self.supervised_loss(x, y) + self.C.unlabelled_loss(self.C(u), u, ALONE_BALANCE)
-        c_loss = minimize(loss, optimizer)
-        self.update_average()
-        return c_loss
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """a <- a + 0.01 (c - a) for C's parameters and its running moments."""
-        for a, c in zip(self.C_average.state_dict().values(), self.C.state_dict().values(), strict=True):
-            a.lerp_(c, AVERAGED) if a.is_floating_point() else a.copy_(c)
 
     @torch.no_grad()
     def answers(self, u: Tensor) -> Tensor:
         """argmax_y p_C(y | u), C as it is in training."""
-        with moments_kept(self.C):
+        with layers.moments_kept(self.C):
             return self.C(self.whiten(u)).argmax(1)
 
     def fakes(self, y: Tensor) -> Tensor:
@@ -579,7 +320,7 @@ class TripleGAN(GAN):
     def one_hot(self, y: Tensor) -> Tensor:
         return F.one_hot(y, self.num_classes).float()
 
-    # --- Evaluation ---
+    # --- Sampling ---
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """z ~ U(0, 1)^100"""

@@ -11,7 +11,8 @@ from torch import nn
 
 from ganbench.gan import Batch
 from reference_models import triple_gan
-from reference_models.triple_gan import SETTINGS, ZCA, CifarClassifier, MeanOnlyNorm, TripleGAN, cross_entropy, parts
+from reference_models.layers import ZCA, MeanOnlyNorm, update_average
+from reference_models.triple_gan import SETTINGS, TripleGAN, colour_networks, cross_entropy, split_in_proportion
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 A, B, C = torch.tensor([1.5, -0.5]), torch.tensor([-2.0, 0.3]), torch.tensor([0.7, 0.1, -1.0])
@@ -20,6 +21,10 @@ A, B, C = torch.tensor([1.5, -0.5]), torch.tensor([-2.0, 0.3]), torch.tensor([0.
 def new(**args):
     torch.manual_seed(0)
     return TripleGAN(**args).train()
+
+
+def last_layer(net):
+    return [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
 
 
 # --- Losses ---
@@ -57,7 +62,7 @@ def test_cs_loss_is_the_sum_of_its_terms(data, weight, monkeypatch):
     d = b.u.mean((1, 2, 3)) + (logits.argmax(1) == 3)
     p = logits.softmax(1)
     entropy, balance = -(p * p.log()).sum(1).mean(), -p.mean(0).log().mean()
-    r_u = 0.3 * entropy + 0.2 * balance + 1e-4 * m.C.out.weight.square().sum()
+    r_u = 0.3 * entropy + 0.2 * balance + 1e-4 * last_layer(m.C).weight.square().sum()
     adversarial = 0.5 * (p.amax(1) * F.softplus(-d)).mean()
     expected = weight * adversarial + F.cross_entropy(m.C(b.x), b.y) + r_u
     assert m.c_loss(b.x, b.y, b.u, None, 0.2).item() == pytest.approx(expected.item(), rel=1e-4)
@@ -72,12 +77,12 @@ def test_probabilities_are_kept_from_0_and_1():
 
 
 def test_the_pi_model_compares_two_noisy_passes():
-    c = CifarClassifier(10)
-    u = torch.randn(3, 3, 16, 16)
+    m, u = new(), torch.randn(3, 3, 16, 16)
+    m.data, m.C = "cifar10", colour_networks(100, 10, "cifar10")[1]
     torch.manual_seed(1)
-    loss = c.unlabelled_loss(c(u), u, 100.0).item()
+    loss = m.unlabelled_loss(m.C(u), u, 100.0).item()
     torch.manual_seed(1)
-    p, q = softmax(c(u).detach()), softmax(c(u).detach())
+    p, q = softmax(m.C(u).detach()), softmax(m.C(u).detach())
     assert loss == pytest.approx(100 * ((p - q) ** 2).mean(), rel=1e-4)
     assert loss > 0
 
@@ -91,7 +96,7 @@ def test_batches_follow_the_number_of_labels():
     assert {n: (new(labels=n).setting.c_batch, new(labels=n).setting.d_batch) for n in expected} == expected
     assert SETTINGS["svhn"].d_batch == (20, 180)
     assert SETTINGS["cifar10"].d_batch == (40, 160)
-    assert [len(p) for p in parts(torch.arange(500), 100, 400)] == [100, 400]
+    assert [len(p) for p in split_in_proportion(torch.arange(500), 100, 400)] == [100, 400]
 
 
 def test_d_sees_labelled_and_pseudo_labelled_pairs_then_cs_then_gs(monkeypatch):
@@ -104,9 +109,9 @@ def test_d_sees_labelled_and_pseudo_labelled_pairs_then_cs_then_gs(monkeypatch):
         return forward(x, y)
 
     monkeypatch.setattr(m.D, "forward", record)
-    monkeypatch.setattr(
-        m.C, "forward", lambda x: 9 * F.one_hot(torch.full((len(x),), 3), 10).float() + m.C.out.bias + 0 * x.sum()
-    )
+    bias = last_layer(m.C).bias
+    threes = lambda x: 9 * F.one_hot(torch.full((len(x),), 3), 10).float() + bias + 0 * x.sum()  # noqa: E731
+    monkeypatch.setattr(m.C, "forward", threes)
     m.training_step(Batch(x, torch.full((200,), 7), 0, u), m.optimizers() | {"C": torch.optim.SGD(m.C.parameters(), 0)})
     (real, y_real), (_, y_c), (_, y_g), *_ = seen
     assert [len(s[0]) for s in seen] == [401, 100, 200, 200, 100]
@@ -119,7 +124,7 @@ def test_d_sees_labelled_and_pseudo_labelled_pairs_then_cs_then_gs(monkeypatch):
 
 def test_the_pseudo_discriminative_loss_begins_at_its_epoch(monkeypatch):
     for data, epoch in (("mnist", 300), ("svhn", 200), ("cifar10", 200)):
-        assert SETTINGS[data].p_epoch == epoch
+        assert SETTINGS[data].r_p[1] == epoch
     m, given = new(epoch_steps=2), []
     c_loss = m.c_loss
     monkeypatch.setattr(m, "c_loss", lambda x, y, u, fake, w_u: given.append(fake) or c_loss(x, y, u, fake, w_u))
@@ -164,7 +169,7 @@ def test_c_is_trained_alone_first_with_a_strong_balance_and_then_begins_with_a_n
     assert list(losses) == ["c_loss"]
     twin = new()
     torch.manual_seed(3)
-    expected = cross_entropy(twin.C(b.x[:4]), b.y[:4]), twin.C.unlabelled_loss(twin.C(b.u), b.u, 0.3)
+    expected = cross_entropy(twin.C(b.x[:4]), b.y[:4]), twin.unlabelled_loss(twin.C(b.u), b.u, 0.3)
     assert losses["c_loss"].item() == pytest.approx(sum(expected).item(), rel=0.2)  # up to dropout
     m.training_step(few_labels(step=1), opt)
     moved = {k.partition(".")[0] for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
@@ -201,7 +206,7 @@ def test_the_average_of_c_starts_at_zero_and_takes_its_moments_too():
     m = new()
     assert not any(v.any() for v in m.C_average.state_dict().values())
     for _ in range(2):
-        m.update_average()
+        update_average(m.C_average, m.C, triple_gan.AVERAGED)
     for k, v in m.C.state_dict().items():
         if v.is_floating_point():
             torch.testing.assert_close(m.C_average.state_dict()[k], (1 - 0.99**2) * v)
@@ -218,7 +223,7 @@ def test_only_unlabelled_images_move_the_moments_of_c():
         torch.manual_seed(5)
         m.c_loss(x, b.y, b.u, (x, b.y), 1e-3)
         m.answers(x)
-        moments.append(m.C.body[1].running_mean.clone())
+        moments.append(next(c for c in m.C if isinstance(c, nn.BatchNorm2d)).running_mean.clone())
     assert torch.equal(*moments)
     assert moments[0].any()
 
