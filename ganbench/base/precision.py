@@ -23,7 +23,9 @@ def full_float32() -> Iterator[None]:
     new = hasattr(backends.mkldnn, "matmul")  # torch 2.9 and later
     places = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv] if new else []
     before = [place.fp32_precision for place in places]
-    products, convolutions = (None, None) if new else (torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32)
+    products, convolutions = ("highest", False) if new else (
+        torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    )
     try:
         for place in places:
             place.fp32_precision = "ieee"

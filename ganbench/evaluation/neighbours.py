@@ -5,12 +5,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ganbench import features
+from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
+from ganbench.data import datasets, sources
 from ganbench.data.images import grid, save_png, to_rgb
 from ganbench.features import FeatureExtractor, extract
+from ganbench.gan import checkpoint
 from ganbench.metrics import Unavailable, nearest_training_images
 
 NEIGHBOURS = 7
+
+
+def draw_from(
+    ckpt: Path | None, model: str | None, images: str | None, reference: str | None, extractor: str | None, num: int,
+    rows: int, seed: int, device: str | None, out: Path,
+) -> tuple[Tensor, str]:
+    """Draw the neighbours of a checkpoint's samples, or of a source of images; return distances and their measure.
+
+    Give either ckpt, with the name of its model or None, or images. reference: the training images; None: those that
+    the checkpoint names. extractor: its name; None: compare pixels. num: how many samples are looked at.
+    Raises UserError for anything that cannot be read, and whatever `draw` raises.
+    """
+    where = choose_device(device)
+    if ckpt is not None:
+        gan, meta = checkpoint.load(ckpt, model)
+        reference = reference or meta.data or None
+        if reference is None:
+            raise UserError(f"{ckpt} does not say what it was trained on: give --reference.")
+        real = sources.open_source(reference)
+        fake = sources.generate(gan, num, seed, where)
+    else:
+        assert images is not None
+        assert reference is not None
+        real, fake = sources.open_source(reference), sources.open_source(images)
+        fake = sources.take(fake, min(num, len(fake.images)), images, seed)
+    net = features.create(extractor, None, not datasets.offline()) if extractor else None
+    return draw(fake.images, real.images, rows, out, net, where), "L1 of pixels" if net is None else net.title
 
 
 def draw(

@@ -14,13 +14,36 @@ import numpy as np
 import torch
 
 from ganbench import features
+from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.files import atomic_path
-from ganbench.data import datasets
+from ganbench.base.progress import Reporter
+from ganbench.data import datasets, resizing, sources
 from ganbench.data.sources import Samples
 from ganbench.metrics.frechet import moments
 
 SPATIAL = {"inception-v3": "inception-v3-spatial"}  # the extractor of mu_s and sigma_s, where there is one
+
+
+def write_of_source(
+    source: str, name: str, weights: Path | None, out: Path, with_images: bool, num: int | None, seed: int,
+    batch_size: int | None, device: str | None, reporter: Reporter, *, resize: str | None = None,
+    image_labels: Path | None = None, latent: str | None = None, prior: str | None = None, classes: int | None = None,
+) -> None:
+    """Open a source of images, as `sources.open_source` takes it, and `write` the moments of its features.
+
+    num, seed: how many images, drawn under the seed. device: by name; None: the accelerator if there is one.
+    resize, image_labels, latent, prior, classes: how the source is read, in the words of the command line.
+    Raises UserError for a source or an option that cannot be used, and whatever `write` raises.
+    """
+    where = choose_device(device)
+    options = sources.Options(
+        labels_file=image_labels, resize=None if resize is None else resizing.parse(resize),
+        latent=None if latent is None else sources.parse_latent(latent), prior=prior, classes=classes, device=where,
+        progress=reporter.progress,
+    )
+    samples = sources.open_source(source, num, seed, options=options)
+    write(samples, source, name, weights, out, with_images, batch_size, where, reporter.progress)
 
 
 def write(
@@ -28,9 +51,10 @@ def write(
     batch_size: int | None = None, device: torch.device | None = None,
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda n: None,
 ) -> None:
-    """Moments of the features of `samples` by the extractor `name`, to the npz `out`. source: what the user calls them.
+    """Write the moments of the features of `samples` by the extractor `name` to the npz `out`.
 
-    Raises UserError for fewer than two images, weights that cannot be had, and features that are not finite.
+    source: the samples' name in messages. Raises UserError for fewer than two images, weights that cannot be had, and
+    features that are not finite.
     """
     n = len(samples.images)
     if n < 2:

@@ -131,7 +131,7 @@ def rows(
         row = {**shared, "metric": metric + _arrow(ours[metric][0].direction if metric in ours else "")}
         row["ours"] = number(summary.value, summary.error) if summary else ("not run" if not results else "unavailable")
         row["real data"] = number(real[metric].value, real[metric].error) if metric in real else ""
-        for value in reported.get(metric, [None]):  # type: ignore[list-item]
+        for value in reported.get(metric, [None]):
             cells = _paper_cells(summary, value, _direction(ours, metric), bool(results), others)
             if budget and results:
                 length = f"{row['steps']} of {recipe.train.steps:,} steps"
@@ -244,15 +244,3 @@ def render(table: list[dict[str, str]], form: str = "md", columns: tuple[str, ..
         return "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
 
     return "\n".join([line(columns), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, cells)]) + "\n"
-
-
-def write(recipe: Recipe, results: list[Result], folder: Path) -> Path:
-    from ganbench.reporting import pages
-
-    return pages.write(recipe, results, folder)
-
-
-def write_group(group: Group, recipes: list[tuple[Recipe, list[Result]]], folder: Path) -> Path:
-    from ganbench.reporting import pages
-
-    return pages.write_group(group, recipes, folder)

@@ -1,29 +1,24 @@
-"""Many runs as jobs of their own, on this machine or by Slurm, through submitit.
+"""Launching: the runs of a plan as jobs, on this machine or by Slurm, through submitit.
 
-A job is one recipe and one seed: `ganbench reproduce RECIPE --seeds N ...` in a process of its own, whose output lies
-in `<out>/jobs/`. SIGTERM makes a job save where it is and end with 143. Before Slurm's time limit (its signal USR2) it
-saves and puts itself back into the queue, and goes on from there.
+Each job's output lies in `<out>/jobs/`. jobs.py is what runs inside a job.
 """
 
 import json
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ganbench.base.errors import UserError
+from ganbench.base.files import require_writable
+from ganbench.reproduction.jobs import POLL_SECONDS, SAVE_SECONDS, Job, Work
 
-POLL_SECONDS = 0.2
 TELL_EVERY_SECONDS = 30.0
-SAVE_SECONDS = 60.0  # how long a job that is asked to end may take to save
 DEFAULTS: dict[str, dict[str, Any]] = {
     "local": {"timeout_min": 60 * 24 * 365},
     "slurm": {"timeout_min": 60 * 24},
@@ -32,85 +27,46 @@ REQUEUES = 1000  # a long run may go through a short queue as often as it needs 
 
 
 class Stopped(Exception):
-    """Somebody asked this process to end. The jobs have been told, and have saved where they were."""
+    """Somebody asked this process to end. It has told the jobs, and they have saved where they were."""
 
     def __init__(self, signum: int):
         super().__init__("interrupted; the jobs have saved where they were")
         self.signum = signum
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: the recipe as a user names it, the seed, and the arguments of `ganbench` that make it."""
+def run_locally(
+    jobs: list[Job], out: Path, parameters: dict[str, Any], at_once: int | None, say: Callable[[str], None]
+) -> dict[Job, str]:
+    """Run the jobs on this machine, and wait; return the reasons of those that failed.
 
-    recipe: str
-    seed: int
-    args: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        return f"{self.recipe} seed {self.seed}"
-
-    @property
-    def command(self) -> str:
-        """As it would be typed."""
-        return shlex.join(["ganbench", *self.args])
+    parameters: of submitit. at_once: how many run at a time; None: one. Raises UserError as `make_executor` does,
+    before anything is written, and Stopped.
+    """
+    executor = make_executor("local", _folder(out), parameters, at_once)
+    own_gpus = any(key.endswith("gpus_per_node") for key in parameters)
+    return run(jobs, executor, at_once or 1, own_gpus, say)
 
 
-class Work:
-    """What submitit keeps in a file and calls in the job: one command, in a process of its own."""
+def submit_to_slurm(jobs: list[Job], out: Path, parameters: dict[str, Any], at_once: int | None) -> list[str]:
+    """Submit the jobs to Slurm, and return their ids without waiting.
 
-    def __init__(self, args: tuple[str, ...], environment: dict[str, str | None] | None = None):
-        self.args, self.environment = args, environment or {}
-        self.asked = 0
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> None:
-        """Run the command to its end; where that is not 0 the job ends with the same code."""
-        environment = {k: v for k, v in {**os.environ, **self.environment}.items() if v is not None}
-        # A job that the scheduler has started before goes on from there instead of beginning afresh.
-        again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        args = [a for a in self.args if not (again and a == "--fresh")]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        # At a terminal, Ctrl-C is for the command that waits: it tells the jobs, once.
-        local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "ganbench", *args], env=environment, start_new_session=local, preexec_fn=_own_signals
-        )
-        while (code := self.child.poll()) is None:
-            time.sleep(POLL_SECONDS)
-        if code:
-            raise SystemExit(128 + (self.asked or -code) if self.asked or code < 0 else code)
-
-    def checkpoint(self) -> Any:
-        """What submitit asks for before it puts the job back into the queue: save, and the same again."""
-        from submitit.helpers import DelayedSubmission
-
-        self._stop(signal.SIGTERM)
-        until = time.monotonic() + SAVE_SECONDS
-        while self.child is not None and self.child.poll() is None and time.monotonic() < until:
-            time.sleep(POLL_SECONDS)
-        return DelayedSubmission(Work(tuple(a for a in self.args if a != "--fresh"), self.environment))
-
-    def _stop(self, number: int, frame: object = None) -> None:
-        """Ask the command, once, to save and end.
-
-        By SIGINT: a scheduler may have sent it SIGTERM too, and the same signal twice ends it without saving.
-        """
-        if not self.asked and self.child is not None and self.child.poll() is None:
-            self.child.send_signal(signal.SIGINT)
-        self.asked = self.asked or number
+    parameters: of submitit. at_once: how many run at a time; None: no limit. Raises UserError as `make_executor` and
+    `submit` do.
+    """
+    return submit(jobs, make_executor("slurm", _folder(out), parameters, at_once))
 
 
-def _own_signals() -> None:
-    """In the new process: Ctrl-C as usual, and deaf to the scheduler's warning, which is for submitit."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+def _folder(out: Path) -> Path:
+    """The folder of jobs below a folder of results. Raises UserError if it cannot be written."""
+    require_writable(out / "jobs" / "log", "--out")
+    return out / "jobs"
 
 
 def parse_args(items: tuple[str, ...]) -> dict[str, Any]:
-    """Parameters of submitit from KEY=VALUE; a value is JSON (a number, true, a list), or text."""
+    """Return parameters of submitit from KEY=VALUE; a value is JSON (a number, true, a list), or text.
+
+    Raises UserError for any other form, and for a key that is given twice.
+    """
     found: dict[str, Any] = {}
     for item in items:
         key, given, text = item.partition("=")
@@ -126,8 +82,10 @@ def parse_args(items: tuple[str, ...]) -> dict[str, Any]:
 
 
 def make_executor(launcher: str, folder: Path, parameters: dict[str, Any], at_once: int | None) -> Any:
-    """submitit's executor with these parameters. Raises UserError where there is no submitit, no Slurm, or where it
-    refuses a parameter; then nothing has been written."""
+    """Return submitit's executor with these parameters, which keeps its files in `folder`.
+
+    Raises UserError if there is no submitit or no Slurm, and if submitit refuses a parameter; nothing is written then.
+    """
     try:
         import submitit
     except ImportError as error:
@@ -137,7 +95,7 @@ def make_executor(launcher: str, folder: Path, parameters: dict[str, Any], at_on
     import logging
     import tempfile
 
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # its words would stand between ours on stdout
+    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it writes to stdout
     parameters = {**DEFAULTS[launcher], "name": "ganbench", **parameters}
     if launcher == "slurm" and at_once is not None:
         parameters["slurm_array_parallelism"] = at_once
@@ -148,8 +106,8 @@ def make_executor(launcher: str, folder: Path, parameters: dict[str, Any], at_on
         return made
 
     try:
-        with tempfile.TemporaryDirectory() as nowhere:  # it makes its folder before it looks at its parameters
-            make(Path(nowhere))
+        with tempfile.TemporaryDirectory() as trial:  # submitit makes its folder before it looks at the parameters
+            make(Path(trial))
     except RuntimeError as error:
         raise UserError(f"--launcher {launcher} cannot be used here: {_first_line(error)}") from error
     except (NameError, AssertionError, ValueError, TypeError) as error:
@@ -162,7 +120,10 @@ def _first_line(error: Exception) -> str:
 
 
 def submit(jobs: list[Job], executor: Any) -> list[str]:
-    """Hand the jobs to Slurm, several as one array. Returns their ids, and does not wait."""
+    """Hand the jobs to Slurm, several as one array, and return their ids without waiting.
+
+    Raises UserError, with the words of sbatch, if they are not taken.
+    """
     if not jobs:
         return []
     try:
@@ -173,13 +134,13 @@ def submit(jobs: list[Job], executor: Any) -> list[str]:
 
 
 def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Callable[[str], None]) -> dict[Job, str]:
-    """Run the jobs on this machine, at most `at_once` at a time, and wait. Returns the reasons of those that failed.
+    """Run the jobs on this machine, at most `at_once` at a time, and wait; return the reasons of those that failed.
 
-    own_gpus: submitit gives each job its accelerators; otherwise each has one of those that this process sees, the one
-    with the fewest jobs. SIGINT and SIGTERM raise Stopped, once the jobs have saved.
+    own_gpus: submitit gives each job its accelerators; False: each job gets one that this process sees, the one with
+    the fewest jobs. SIGINT and SIGTERM raise Stopped after the jobs have saved.
     """
     environment: dict[str, str | None] = {}
-    if not own_gpus:  # submitit would hide them all
+    if not own_gpus:  # submitit would hide all accelerators
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [] if own_gpus else accelerators()
     busy: dict[Job, str] = {}
@@ -195,7 +156,7 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
                 if gpus:
                     busy[job] = min(gpus, key=[*busy.values()].count)
                     environment = {**environment, "CUDA_VISIBLE_DEVICES": busy[job]}
-                with _deaf_to_ctrl_c():
+                with _ctrl_c_ignored():
                     running[job] = executor.submit(Work(job.args, environment)), time.monotonic()
                 number = len(jobs) - len(waiting)
                 say(f"[{number}/{len(jobs)}] {job.title}: begun, {running[job][0].paths.stderr}")
@@ -218,7 +179,7 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
             handles = [handle for handle, _ in running.values()]
             for handle in handles:
                 if not handle.done():
-                    os.kill(int(handle.job_id), signal.SIGTERM)  # of a local job the id is that of its process
+                    os.kill(int(handle.job_id), signal.SIGTERM)  # a local job's id is its process id
             until = time.monotonic() + SAVE_SECONDS
             while not all(handle.done() for handle in handles) and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
@@ -227,7 +188,7 @@ def run(jobs: list[Job], executor: Any, at_once: int, own_gpus: bool, say: Calla
 
 
 def accelerators() -> list[str]:
-    """Those that this process sees, as CUDA_VISIBLE_DEVICES names them; none is touched."""
+    """Return the accelerators that this process sees, as CUDA_VISIBLE_DEVICES names them; none is touched."""
     import torch
 
     seen = torch.cuda.device_count()
@@ -237,7 +198,7 @@ def accelerators() -> list[str]:
 
 
 def _last_line(path: Path) -> str:
-    """The last line of a job's stderr, without the name of the program."""
+    """The last line of a job's stderr, without the program's name; '' if there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -247,8 +208,8 @@ def _last_line(path: Path) -> str:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started here inherits that Ctrl-C is not for it: who waits for it tells it."""
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Start child processes that ignore Ctrl-C: the waiting parent forwards the stop."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -261,7 +222,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Signals that asked for an end."""
+    """Collect the signals that ask for an end, instead of ending."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked

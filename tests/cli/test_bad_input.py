@@ -692,7 +692,7 @@ def test_a_pickle_given_as_a_generator_is_refused_and_does_not_run(refuses, plac
 
 def test_a_state_dict_and_a_cut_torchscript_are_refused(refuses, place):
     torch.save(tiny_dcgan().state_dict(), place / "state.pt")
-    refuses(["state.pt", "no TorchScript", "--ckpt"], *generator("state.pt"))
+    refuses(["state.pt", "not TorchScript", "--ckpt"], *generator("state.pt"))
     scripted(place / "g.pt", Knows())
     data = (place / "g.pt").read_bytes()
     for keep in (0, 100, len(data) // 2, len(data) - 10):
@@ -747,9 +747,9 @@ def test_without_onnx_runtime_the_extra_that_brings_it_is_named(refuses, place, 
 @pytest.mark.parametrize(
     ("words", "args"),
     [
-        (["--latent", "'digits' is none"], ["--images", "digits", "--latent", "4"]),
-        (["--prior", "'images' is none"], ["--images", "images", "--prior", "normal"]),
-        (["--classes", "'x:y' is none"], ["--images", "x:y", "--num", "3", "--classes", "3"]),
+        (["--latent", "'digits' is not one"], ["--images", "digits", "--latent", "4"]),
+        (["--prior", "'images' is not one"], ["--images", "images", "--prior", "normal"]),
+        (["--classes", "'x:y' is not one"], ["--images", "x:y", "--num", "3", "--classes", "3"]),
         (["--latent", "--images"], ["--ckpt", "tiny.safetensors", "--latent", "4"]),
         (["--image-labels", "--images"], ["--ckpt", "tiny.safetensors", "--image-labels", "l.csv"]),
         (["--image-labels", "'digits' is neither"], ["--images", "digits", "--image-labels", "l.csv"]),
@@ -788,12 +788,12 @@ def test_an_option_of_another_kind_of_source_is_named(refuses, ckpt, folder, wor
         ("{all}x.png,2\n", ["labels x.png", "does not hold"]),
         ("{all}y.png,2\nx.png,2\n", ["labels x.png and 1 more"]),
         ("{most}", ["no label for 11.png in images"]),
-        ("{most}11.png\n", ["line 13", "no file and its label"]),
-        ("{most}11.png,\n", ["line 13", "no file and its label"]),
-        ("{most}11.png,1,2\n", ["line 13", "no file and its label"]),
+        ("{most}11.png\n", ["line 13", "one file and its label"]),
+        ("{most}11.png,\n", ["line 13", "one file and its label"]),
+        ("{most}11.png,1,2\n", ["line 13", "one file and its label"]),
         ("{most}11.png,-1\n", ["line 13", "'-1'", "whole number"]),
         ("{most}11.png,1.0\n", ["line 13", "'1.0'", "whole number"]),
-        ('{most}"11.png,1\n', ["no CSV"]),
+        ('{most}"11.png,1\n', ["not a CSV"]),
     ],
 )
 def test_labels_that_do_not_fit_the_files_are_named(refuses, folder, place, text, words):

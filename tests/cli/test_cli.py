@@ -13,6 +13,7 @@ from support import TINY, process, save_tiny, tiny_dcgan, write_png, write_recip
 
 from ganbench import __version__, cli
 from ganbench.base import registry
+from ganbench.cli.list_ import METRIC_NAMES
 from ganbench.data import sources
 from ganbench.data.datasets import load
 from ganbench.data.images import to_uint8
@@ -84,7 +85,7 @@ def test_list_shows_everything_with_a_line_about_it(ganbench):
     for kind in registry.KINDS:
         assert f"{kind}:" in lines
     for kind in ("models", "datasets", "extractors", "metrics"):
-        entries = ganbench("list", kind).out.removesuffix(f"{cli.METRIC_NAMES}\n").splitlines()
+        entries = ganbench("list", kind).out.removesuffix(f"{METRIC_NAMES}\n").splitlines()
         shown = dict(line.split(maxsplit=1) for line in entries)
         assert list(shown) == registry.names(kind)
         assert all(len(text) > 10 for text in shown.values())
@@ -506,6 +507,24 @@ def test_a_recipe_trains_on_a_plain_folder_and_names_it_by_its_last_part(ganbenc
     assert "| ten-classes " in done.out
     assert "real data" not in done.out  # there are no other images to play it
     assert "not comparable" in done.out  # it is another experiment than the paper's
+
+
+# --- Train a classifier ---
+
+
+def test_a_classifier_of_a_folder_is_tested_on_the_test_images_of_that_folder(ganbench, place):
+    digits = load("digits:test")
+    for part, rows in (("train", range(130)), ("test", range(130, 150))):
+        for i in rows:
+            write_png(place / "mnist" / part / str(int(digits.labels[i])) / f"{i:03}.png", digits.images[i, 0].numpy())
+    done = ganbench("train-classifier", "folder:mnist", "--out", "c.safetensors")
+    assert done.code == 0, done.err
+    out, error = done.out.splitlines()
+    assert out == "c.safetensors"
+    assert error.startswith("test error: ")
+    assert " of 20 (" in error
+    (place / "mnist/test").rename(place / "rest")
+    assert ganbench("train-classifier", "folder:mnist", "--out", "c.safetensors").out == "c.safetensors\n"
 
 
 # --- neighbours

@@ -13,9 +13,10 @@ from PIL import Image
 from support import process, save_tiny, tiny_dcgan, write_png
 from torch import nn
 
-from ganbench import cli, features
+from ganbench import features
 from ganbench.base import registry
 from ganbench.base.errors import UserError
+from ganbench.cli.options import PRIORS as OFFERED
 from ganbench.data import datasets, resizing, sources
 from ganbench.data.images import to_uint8
 from ganbench.data.sources import Options, open_source
@@ -138,7 +139,7 @@ def test_each_prior_is_the_distribution_of_its_name(prior, low, high, mean, std)
 
 
 def test_the_command_line_offers_the_priors_that_there_are():
-    assert set(cli.main.PRIORS) == set(PRIORS)
+    assert set(OFFERED) == set(PRIORS)
 
 
 def test_noise_that_a_network_draws_for_itself_is_fixed_by_the_seed_and_leaves_the_global_state_alone(place):
@@ -256,7 +257,7 @@ from pathlib import Path
 from ganbench.base import distributed
 from ganbench.data import sources
 from ganbench.gan import checkpoint
-from ganbench.errors import UserError
+from ganbench.base.errors import UserError
 distributed.start()
 cpu, out = torch.device("cpu"), {}
 gan, _ = checkpoint.load(Path("tiny.safetensors"))

@@ -15,7 +15,7 @@ import pytest
 from support import everything_below, write_recipe
 
 from ganbench.base.errors import UserError
-from ganbench.reproduction import launching
+from ganbench.reproduction import jobs, launching
 
 GROUP = 'name = "two"\ntitle = "Two"\npaper = "none"\nrecipes = ["a.toml", "b.toml"]\n'
 
@@ -164,8 +164,8 @@ def test_local_jobs_share_out_the_accelerators(monkeypatch, place, visible, coun
         given.append(work.environment["CUDA_VISIBLE_DEVICES"])
         return Gone(place, alive)
 
-    jobs = [launching.Job("a", seed, ()) for seed in range(4)]
-    assert launching.run(jobs, SimpleNamespace(submit=submit), 2, False, lambda text: None) == {}
+    four = [jobs.Job("a", seed, ()) for seed in range(4)]
+    assert launching.run(four, SimpleNamespace(submit=submit), 2, False, lambda text: None) == {}
     assert given == expected
 
 
@@ -202,7 +202,7 @@ def test_sigterm_makes_local_jobs_save_and_end(place):
 
 IN_A_JOB = """
 import signal, sys
-from ganbench.launching import Work
+from ganbench.reproduction.jobs import Work
 work = Work(tuple(sys.argv[1:]), {"OMP_NUM_THREADS": "1"})
 def requeue(number, frame):
     again = work.checkpoint().function
@@ -231,7 +231,7 @@ def test_before_the_time_limit_a_job_saves_and_goes_on_later_without_beginning_a
 
 
 def test_a_job_ends_with_the_code_of_its_command_and_is_told_once(place):
-    code = "from ganbench.reproduction.launching import Work; Work(('nonsense',))()"
+    code = "from ganbench.reproduction.jobs import Work; Work(('nonsense',))()"
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("ganbench: error: No such command 'nonsense'")
@@ -285,7 +285,7 @@ def test_a_job_that_slurm_starts_again_does_not_begin_afresh(monkeypatch, place)
     try:
         for count in ("0", "1"):
             monkeypatch.setenv("SLURM_RESTART_COUNT", count)
-            launching.Work(("reproduce", "tiny", "--fresh"))()
+            jobs.Work(("reproduce", "tiny", "--fresh"))()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -52,7 +52,9 @@ def read_zip(path: Path, options: Options) -> Samples:
                 require_same_shape(image, images[0] if images else image, f"{path}/{member}", members[0])
                 images.append(image)
     except BROKEN_ARCHIVE as error:
-        raise UserError(f"{path} cannot be read as a zip ({_reason(error)}): copy or pack it again.") from error
+        raise UserError(
+            f"{path} cannot be read as a zip ({_reason(error)}): check the path, or pack it again."
+        ) from error
     parents = [m.rpartition("/")[0].rpartition("/")[2] for m in members]
     labels, classes = labels_of(parents) if all(parents) and len(set(parents)) > 1 else (None, ())
     if options.labels_file is not None:
@@ -76,7 +78,9 @@ def read_npz(path: Path, moments_alone: bool = False) -> Samples:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in ARRAYS}
     except (*BROKEN_ARCHIVE, ValueError) as error:
-        raise UserError(f"{path} cannot be read as npz ({_reason(error)}): write it again with numpy.savez.") from error
+        raise UserError(
+            f"{path} cannot be read as npz ({_reason(error)}): check the path, or write it again with numpy.savez."
+        ) from error
     images = arrays.get("images", arrays.get("arr_0"))
     labels = arrays.get("labels", arrays.get("arr_1"))
     origin: dict[str, Any] = {"kind": "npz", "name": path.name}
