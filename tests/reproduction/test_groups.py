@@ -38,8 +38,9 @@ def installed(place, monkeypatch):
     for name in ("a", "b"):
         write_recipe(place, name=name)
     write_group(place / "groups", "b", "a")
-    monkeypatch.setattr(registry, "names", lambda kind: ["mine"] if kind == "recipes" else [])
-    monkeypatch.setattr(registry, "load", lambda kind, name: place)
+    names, load = registry.names, registry.load
+    monkeypatch.setattr(registry, "names", lambda kind: ["mine"] if kind == "recipes" else names(kind))
+    monkeypatch.setattr(registry, "load", lambda kind, name: place if kind == "recipes" else load(kind, name))
 
 
 # --- The bundled ones ---
