@@ -13,10 +13,11 @@ the root.
 
 Unconfirmed: what the models of Table 3 had beside what the code has. Virtual batch norm, historical averaging and
 one-sided label smoothing are in none of these scripts, and left out here. The state of the MNIST script that Table 1
-was made with: the paper appeared on 10 June 2016. The script of 9 June has Adam at 0.001, falling to 0 over the last
-third, no averaged weights, and a data-dependent start of G's output layer (`early=True, lr=0.001, epochs=300`). The
-script of 14 June and later has 0.003 to the end and averaged weights (the defaults). The state before the paper is the
-better guess.
+was made with: the paper appeared on 10 June 2016. The scripts of 9 and 12 June have Adam at 0.001, falling to 0 over
+the last third, and no averaged weights (`early=True, lr=0.001, epochs=300`). The script of 14 June and later has 0.003
+to the end and averaged weights (the defaults). The state nearest before the paper is the better guess. The script of 9
+June alone also gives G's output layer a data-dependent start; with it D wins here within an epoch and G collapses (20
+and 200 labels, bfloat16 and float32), so that the form of 12 June is taken.
 
 Deviations from the paper and its code:
 1. Samples are drawn with the running moments of batch norm (momentum 0.1), where the code uses those of the batch.
@@ -58,14 +59,13 @@ class WeightNorm(nn.Module):
     """A layer whose weights are scale theta / |theta|, a length for each output, and a bias (deviation 6).
 
     train_scale: if False, the scale stays at its start. init_std: standard deviation of the outputs after the
-    data-dependent start; 0 means no such start. pooled: divide at the start by one deviation for the whole layer,
-    instead of one for each output.
+    data-dependent start; 0 means no such start.
     """
 
-    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0, pooled: bool = False):
+    def __init__(self, layer: nn.Module, train_scale: bool = False, init_std: float = 1.0):
         super().__init__()
         assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-        self.layer, self.init_std, self.pooled, self.starting = layer, init_std, pooled, False
+        self.layer, self.init_std, self.starting = layer, init_std, False
         self.dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # theta's outputs
         ones = torch.ones([n if d == self.dim else 1 for d, n in enumerate(layer.weight.shape)])
         self.bias = nn.Parameter(torch.zeros(ones.numel()))
@@ -92,10 +92,9 @@ class WeightNorm(nn.Module):
     def start(self, h: Tensor) -> None:
         """Scale and bias with which these outputs have mean 0 and deviation init_std (Salimans and Kingma, 2016)."""
         dims = [d for d in range(h.ndim) if d != 1]
-        deviation = h.float().std(dims, correction=0)
-        ratio = self.init_std / (deviation.square().mean().sqrt() if self.pooled else deviation)
+        ratio = self.init_std / h.float().std(dims, correction=0)
         self.bias.copy_(-h.float().mean(dims) * ratio)
-        self.scale.mul_(ratio.expand_as(self.bias).view_as(self.scale))
+        self.scale.mul_(ratio.view_as(self.scale))
 
 
 class GaussianNoise(nn.Module):
@@ -163,12 +162,9 @@ def batch_norm(width: int, norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.Batc
 
 
 class Generator(nn.Module):
-    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid.
+    """z -> 500, batch norm, softplus -> 500, batch norm, softplus -> weight-normalised sigmoid."""
 
-    output_start: give the output layer a data-dependent start with one deviation for the layer.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], latent_dim: int, output_start: bool = False):
+    def __init__(self, shape: tuple[int, int, int], latent_dim: int):
         super().__init__()
         self.shape = shape
         self.fc1, self.bn1 = nn.Linear(latent_dim, 500, bias=False), batch_norm(500)
@@ -176,7 +172,7 @@ class Generator(nn.Module):
         out = nn.Linear(500, math.prod(shape), bias=False)
         for layer in (self.fc1, self.fc2, out):
             nn.init.xavier_uniform_(layer.weight)
-        self.out = WeightNorm(out, train_scale=True, init_std=float(output_start), pooled=True)
+        self.out = WeightNorm(out, train_scale=True, init_std=0)
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.softplus(self.bn1(self.fc1(z).float()))
@@ -369,8 +365,8 @@ class ImprovedGAN(SemiSupervised):
     """Feature matching (Salimans et al., 2016): the rows of Tables 1 and 2 and of SVHN.
 
     `image_size`: 28 for the permutation-invariant networks, or 32 for the convolutional ones, where `width` is the maps
-    of D's first three layers: 96 on CIFAR-10, 64 on SVHN. `early`: follow the MNIST script of 9 June 2016, in which D
-    classifies with its own weights instead of their average, and G's output layer has a data-dependent start.
+    of D's first three layers: 96 on CIFAR-10, 64 on SVHN. `early`: follow the MNIST script of 9 and 12 June 2016: D
+    classifies with its own weights instead of their average.
     """
 
     def __init__(
@@ -384,7 +380,7 @@ class ImprovedGAN(SemiSupervised):
             raise ValueError("early is a form of the networks for MNIST: image_size must be 28")
         self.image_shape = (channels, image_size, image_size)
         if image_size == 28:
-            self.G = Generator(self.image_shape, latent_dim, output_start=early)
+            self.G = Generator(self.image_shape, latent_dim)
             self.D = Discriminator(self.image_shape, classes)
         else:
             self.G = ConvGenerator(channels, latent_dim)

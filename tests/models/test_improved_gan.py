@@ -124,25 +124,10 @@ def test_after_the_data_dependent_start_outputs_have_mean_0_and_the_asked_deviat
     torch.testing.assert_close(h.std(dims, correction=0), torch.full((4,), std), rtol=1e-4, atol=0)
 
 
-def test_a_pooled_start_gives_the_layer_one_scale_and_a_mean_square_of_1():
-    norm = WeightNorm(nn.Linear(7, 4, bias=False), train_scale=True, pooled=True)
-    x = 3 + 5 * torch.randn(300, 7) * torch.arange(1.0, 8)
-    norm.starting = True
-    norm(x)
-    norm.starting = False
-    h = norm(x)
-    assert norm.scale.unique().numel() == 1
-    torch.testing.assert_close(h.mean(0), torch.zeros(4), rtol=0, atol=1e-4)
-    assert h.square().mean().item() == pytest.approx(1, rel=1e-4)
-    assert h.std(0).max() > 1.02 * h.std(0).min()
-
-
-def test_the_early_form_has_no_average_and_a_start_of_gs_output():
+def test_the_early_form_has_no_average_and_its_rate_falls():
     model = seeded(ImprovedGAN, early=True, lr=0.001, epochs=300)
     assert model.D_average is None
     model.begin(images(1200).split(1000))
-    assert model.G.out.scale.unique().numel() == 1
-    assert (model.G.out.scale - 1).abs().min() > 0.01
     model.eval()
     assert torch.equal(model.classify(images(3)), model.D(images(3))[0])
     optimizers = model.optimizers()
