@@ -1,7 +1,10 @@
 """Digests of every model configuration: its start, the losses of twenty steps, and samples afterwards.
 
-    python tests/model_digests.py DIGESTS.json      # write them
-    python tests/model_digests.py DIGESTS.json --check [PATTERN]   # compare with a file written before
+    python tests/model_digests.py DIGESTS.json [PATTERN]           # write them
+    python tests/model_digests.py DIGESTS.json [PATTERN] --check   # compare with a file written before
+
+PATTERN chooses the configurations whose name and arguments contain it. A configuration counts in the file as soon as it
+is measured.
 
 Use it before and after a change of code that must not change a number: the same seeds then give the same bits on the
 same machine and torch version. Names of weights may change; their values, in any order, may not.
@@ -22,7 +25,7 @@ from ganbench import recipes
 from ganbench.base import registry
 from ganbench.gan import Batch, capabilities
 
-N, STEPS = 4, 20
+N, STEPS = 6, 20
 
 
 def configurations():
@@ -83,25 +86,24 @@ def measure(name, args):
     return found
 
 
-def main(file, check=False, pattern=""):
-    old = json.loads(Path(file).read_text()) if check else {}
-    found, wrong = {}, 0
-    for key, (name, args) in configurations().items():
-        if pattern not in key:
-            continue
-        began = time.monotonic()
-        found[key] = measure(name, args)
-        differs = [k for k in found[key] if check and old.get(key, {}).get(k) != found[key][k]]
+def main(file, pattern="", check=False):
+    known = json.loads(file.read_text()) if file.exists() else {}
+    wrong, chosen = 0, {key: spec for key, spec in configurations().items() if pattern in key}
+    for key, (name, args) in chosen.items():
+        began, found = time.monotonic(), measure(name, args)
+        differs = [k for k in found if check and known.get(key, {}).get(k) != found[k]]
         wrong += bool(differs)
         print(f"{key}: {time.monotonic() - began:.1f} s {differs if differs else ''}", flush=True)
+        if not check:
+            known[key] = found
+            file.write_text(json.dumps(known, indent=1))
     if check:
-        missing = [k for k in old if pattern in k and k not in found]
-        print(f"{len(found)} configurations, {wrong} differ, {len(missing)} of the file are gone {missing}")
-        sys.exit(bool(wrong or missing))
-    Path(file).write_text(json.dumps(found, indent=1))
+        gone = [key for key in known if pattern in key and key not in chosen]
+        print(f"{len(chosen)} configurations, {wrong} differ, {len(gone)} of the file are gone {gone}")
+        sys.exit(bool(wrong or gone))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    words = sys.argv[1:]
-    main(words[0], "--check" in words, words[2] if len(words) > 2 else "")
+    words = [word for word in sys.argv[1:] if word != "--check"]
+    main(Path(words[0]), *words[1:2], check="--check" in sys.argv)
