@@ -5,6 +5,9 @@ import shutil
 import pytest
 from support import ROOT, process
 
+from benchmarks.speed import training
+from ganbench.gan import checkpoint
+
 CASE = """
 import builtins
 import os
@@ -95,3 +98,16 @@ def test_the_table_of_the_docs_has_the_columns_that_are_written():
     text = (ROOT / "benchmarks" / "speed" / "__main__.py").read_text()
     header = next(row for row in (ROOT / "docs" / "speed.md").read_text().splitlines() if row.startswith("| what |"))
     assert header in text
+
+
+@pytest.mark.parametrize("case", training.CASES, ids=lambda case: case[0])
+def test_the_plain_loop_of_the_training_part_is_the_step_of_the_model(case, monkeypatch):
+    """One step of each from the same weights: D's loss is about the same."""
+    monkeypatch.setattr(training, "STEPS", 1)
+    title, model, args, batch_size, _, _ = case
+    small = {k: 8 for k in ("g_width", "d_width") if k in args}
+    data = training.images(checkpoint.make_model(model, {**args, **small}, title).image_shape)
+    training.agree(
+        training.ours(model, {**args, **small}, data, batch_size, "float32")(),
+        {"plain": training.plain(model, {**args, **small}, data, batch_size, 0)()},
+    )

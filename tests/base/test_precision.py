@@ -12,8 +12,10 @@ NEW = hasattr(backends.mkldnn, "matmul")  # torch 2.9 and later
 
 
 def settings():
+    if not NEW:
+        return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
     places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    return [p.fp32_precision for p in places] if NEW else [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
+    return [place.fp32_precision for place in places]
 
 
 def errors():
