@@ -102,7 +102,7 @@ def calibrate(protocol: Protocol, seconds: float) -> Iterator[str]:
 
 
 def bias() -> Iterator[str]:
-    """What the Fréchet distance of two equal distributions is at small counts: all of it is bias."""
+    """The Fréchet distance of two equal distributions at small counts: all of it is bias."""
     for d in (8, 64, 256):
         cells = []
         for n in (500, 1_000, 2_000, 5_000, 10_000):

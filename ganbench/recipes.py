@@ -90,7 +90,7 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class WatchSpec:
-    """What is looked at while a run goes on; no weight depends on it.
+    """How a run is watched while it goes on; no weight depends on it.
 
     grid_every: steps between sample grids; 0: ten grids over the run.
     on_trouble: 'stop' ends a run whose losses explode, whose generator collapses or whose discriminator has won;
@@ -144,7 +144,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a shorter run changes of its recipe; None leaves a value as it is.
+    """The changes of a shorter run to its recipe; None leaves a value as it is.
 
     `smoke`: seconds on one core with nothing downloaded, to see that everything works.
     `short`: minutes to an hour or two, to see something.

@@ -77,7 +77,7 @@ def ours(model: str, args: dict[str, Any], data: Dataset, batch_size: int, preci
 
 
 class Pictures(TorchDataset[tuple[Tensor, int]]):
-    """What torchvision's data sets do with an image."""
+    """A data set that handles an image as those of torchvision do."""
 
     def __init__(self, data: Dataset):
         self.data = data

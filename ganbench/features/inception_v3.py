@@ -415,7 +415,7 @@ def _resized(x: Tensor, axis: int) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _grid(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each of the 299 new pixels: its two old ones, the second one's share, and both shares as a 299 x n matrix."""
+    """For each of the 299 new pixels: its two old ones, the second one's share, and both shares as a 299 x n matrix."""
     with torch.inference_mode(False):
         at = torch.arange(SIDE, dtype=torch.float32) * torch.tensor(n / SIDE, dtype=torch.float32)
         low = at.long()

@@ -39,7 +39,7 @@ class Panels:
 
 
 def acgan_panels(result: Result) -> Panels:
-    """What the four panels show, from a result with all of `ACGAN`.
+    """The values of the four panels, from a result with all of `ACGAN`.
 
     Raises UserError for a stem that was not asked for, and where there is not even a discriminability.
     """

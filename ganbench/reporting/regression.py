@@ -86,7 +86,7 @@ def _check(base: Measurement, tolerance: float | None, new: Measurement | None) 
 
 
 def identity(m: Measurement) -> tuple[Any, ...]:
-    """What must be equal for two values to be comparable: formula, version, network, counts."""
+    """Formula, version, network and counts of a measurement: two values are comparable if these are equal."""
     extractor = m.extractor or {}
     return m.protocol, extractor.get("name"), extractor.get("version"), extractor.get("sha256"), m.n_fake, m.n_real
 

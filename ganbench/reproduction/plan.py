@@ -45,7 +45,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a plan. runs: the finished ones, by the name that the user calls their recipe by."""
+    """The outcome of a plan. runs: the finished ones, by the name that the user calls their recipe by."""
 
     runs: dict[str, list[Run]]
     failures: list[Failure]
@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked to reproduce: every recipe with every seed.
+    """The runs that the user asked for: every recipe with every seed.
 
     recipes: as they are in their files, by the name that the user calls them by. overrides: what the command line
     changes of them: budget, steps, data. out: the folder of results. fresh: throw earlier runs away. board: log to

@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a full run of a recipe takes. parameters: of all its networks. data, extractors: their names."""
+    """The needs of a full run of a recipe. parameters: of all its networks. data, extractors: their names."""
 
     recipe: Recipe
     parameters: int = 0
@@ -55,7 +55,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a file. faults: a line each, none if it is right. lines: what its runs would need."""
+    """The findings in a file. faults: a line each, none if it is right. lines: what its runs would need."""
 
     faults: list[str]
     lines: list[str] = field(default_factory=list)
@@ -292,7 +292,7 @@ def _why_unavailable(request: Request, recipe: Recipe, gan: GAN | None) -> str:
 
 
 def _lines(group: Group | None, needs: list[Needs]) -> list[str]:
-    """What is said of a file that is right: its models, the length of its runs, its data sets and weights."""
+    """The lines about a file that is right: its models, the length of its runs, its data sets and weights."""
     if group is None:
         lines = [line for need in needs for line in _lines_of_recipe(need)]
     else:
