@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ganbench.base import distributed
 from ganbench.base.errors import UserError
@@ -127,6 +129,7 @@ class _Run:
             for group in optimizer.param_groups:
                 if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time
                     group.update(fused=True, foreach=False)
+            optimizer.register_step_pre_hook(_one_layout)
             distributed.average_gradients(optimizer)
             if name == "G":
                 optimizer.register_step_post_hook(self.health.update_of_g)
@@ -391,6 +394,29 @@ def drawn_on(device: torch.device, draw: Callable[..., Tensor]) -> Callable[...,
     return sample_latent
 
 
+@torch.no_grad()
+def _one_layout(optimizer: Optimizer, *_: object) -> None:
+    """Give gradients and the optimiser's tensors the memory layout of their parameter, before each step.
+
+    Fused kernels on the CPU pair values by their place in memory. If a gradient is laid out in another way than its
+    parameter, they take a wrong step and say nothing.
+    """
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if p.grad is not None:
+            p.grad = _laid_out_like(p, p.grad)
+        state = optimizer.state.get(p, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                state[name] = _laid_out_like(p, value)
+
+
+def _laid_out_like(p: Tensor, value: Tensor) -> Tensor:
+    """Return `value` in the memory layout of p, itself if it has it already."""
+    if all(a == b or n == 1 for a, b, n in zip(value.stride(), p.stride(), p.shape, strict=True)):
+        return value
+    return torch.empty_like(p, dtype=value.dtype, device=value.device).copy_(value)
+
+
 def _channels_last(batch: Batch) -> Batch:
     """The batch in channels-last memory format, which is the fastest for convolutions on most devices."""
     x, u = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (batch.x, batch.u))
@@ -410,7 +436,7 @@ def _evaluating(gan: GAN) -> Iterator[None]:
 @torch.no_grad()
 def _update_average(average: GAN, gan: GAN, decay: float) -> None:
     """a <- decay a + (1 - decay) w for parameters; buffers (moments of batch norm, counters) are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(gan.parameters()), 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(gan.parameters()), 0)
     for a, b in zip(average.buffers(), gan.buffers(), strict=True):
         a.copy_(b)
 

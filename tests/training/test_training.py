@@ -339,6 +339,58 @@ def test_the_checkpoint_holds_the_average_of_the_weights(recipe, data, place):
     assert not same(place / "ema" / CHECKPOINT, place / "plain3" / CHECKPOINT)
 
 
+# --- Fused optimisers ---
+
+
+def in_another_layout(optimizer, *_):
+    """As a model leaves them that takes gradients itself, and as an older state holds its running means."""
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        p.grad = p.grad.contiguous()
+        for name, value in optimizer.state.get(p, {}).items():
+            optimizer.state[p][name] = value.contiguous()
+
+
+def test_a_fused_step_is_the_plain_one_whatever_the_layout_of_gradients_and_running_means():
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, 2, 2, generator=g).contiguous(memory_format=torch.channels_last)
+    ends = []
+    steps = [torch.randn(4, 3, 2, 2, generator=g) for _ in range(3)]
+    for fused in (True, False):
+        p = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([p], 0.01, fused=fused, foreach=False)
+        optimizer.register_step_pre_hook(in_another_layout)
+        optimizer.register_step_pre_hook(loop._one_layout)
+        for gradient in steps:
+            p.grad = gradient.clone()
+            optimizer.step()
+        assert p.is_contiguous(memory_format=torch.channels_last)
+        ends.append(p.detach())
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-7)
+    assert (ends[0] - start).abs().max() > 0.01
+
+
+def test_a_run_whose_gradients_have_another_layout_is_the_same_run(recipe, data, place, monkeypatch):
+    train(recipe, data, place / "usual", 0, CPU)
+    usual = loop.new_model
+
+    def unusual(*args):
+        gan = usual(*args)
+        made = gan.optimizers
+
+        def optimizers():
+            found = made()
+            for optimizer in found.values():
+                optimizer.register_step_pre_hook(in_another_layout)
+            return found
+
+        gan.optimizers = optimizers
+        return gan
+
+    monkeypatch.setattr(loop, "new_model", unusual)
+    train(recipe, data, place / "unusual", 0, CPU)
+    assert same(place / "usual" / CHECKPOINT, place / "unusual" / CHECKPOINT)
+
+
 # --- What does not fit ---
 
 
