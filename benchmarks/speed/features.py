@@ -1,4 +1,4 @@
-"""Inception-v3 features against torch-fidelity's network: random weights and 32 x 32 images, the same for both."""
+"""Inception-v3 features beside torch-fidelity's network, with the same random weights and images of 32 x 32 pixels."""
 
 import tempfile
 import time
@@ -14,11 +14,11 @@ from benchmarks.speed import Case
 from ganbench.features import FeatureExtractor, create
 
 IMAGES = 64
-GFLOP = 11.42  # of one image at 299 x 299: two for each multiplication, those with padding included
+GFLOP = 11.42  # of one image at 299 x 299: two operations for each multiplication, padding included
 
 
 def cases() -> Iterator[Case]:
-    """Float32 against the default batch (64) and the best one on a CPU (4); bfloat16 at an equal batch (64)."""
+    """Yield float32 beside the peer's default batch (64) and its best one on a CPU (4), and bfloat16 at batch 64."""
     torch.set_grad_enabled(False)
     theirs, weights = plain()
     images = torch.randint(256, (IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -65,7 +65,7 @@ def cases() -> Iterator[Case]:
 
 
 def plain() -> tuple[torch.nn.Module, Path]:
-    """torch-fidelity's network with random weights that keep the scale, and the file that they are in."""
+    """Return torch-fidelity's network with random weights that keep the scale, and the file of these weights."""
     import torch_fidelity.feature_extractor_inceptionv3 as published
 
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def plain() -> tuple[torch.nn.Module, Path]:
 
 
 def peak(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 3x3 convolution of 256 channels, channels last: the most that this machine gives."""
+    """Measure GFLOP/s of a 3x3 convolution of 256 channels, channels last: about the peak of this machine."""
     n, c, side = 8, 256, 35
     x = torch.randn(n, c, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(c, c, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from benchmarks.speed import Case
 
 
 def features(n: int, seed: int, d: int = 2048, factors: int = 256) -> torch.Tensor:
-    """Correlated features like those behind a ReLU, float32 n x d; the seed moves the factors' means and scales."""
+    """Draw correlated features like those after a ReLU: float32 n x d. The seed moves the factors' means and scales."""
     mix = torch.randn(factors, d, generator=torch.Generator().manual_seed(0)) / factors**0.5
     g = torch.Generator().manual_seed(seed)
     shift, scale = 0.1 * torch.randn(factors, generator=g), 0.8 + 0.4 * torch.rand(factors, generator=g)
@@ -22,7 +22,7 @@ def features(n: int, seed: int, d: int = 2048, factors: int = 256) -> torch.Tens
 
 
 def cases() -> Iterator[Case]:
-    """Ours beside the ways of torch-fidelity (eigenvalues of the product), pytorch-fid (sqrtm) and NumPy."""
+    """Yield ours beside torch-fidelity (eigenvalues of the product), pytorch-fid (sqrtm) and NumPy."""
     import scipy.linalg
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 

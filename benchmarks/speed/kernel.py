@@ -9,7 +9,7 @@ from benchmarks.speed.frechet import features
 
 
 def cases() -> Iterator[Case]:
-    """Ours, with its standard error, beside torch-fidelity on the same subsets, in its own float32 and in float64."""
+    """Yield ours, with its standard error, beside torch-fidelity on the same subsets, in float32 and in float64."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     from ganbench.metrics import Inputs, Side, kernel

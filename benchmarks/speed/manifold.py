@@ -10,7 +10,7 @@ N, D = 10_000, 2048
 
 
 def features(seed: int, shift: float) -> torch.Tensor:
-    """Like a network's: correlated, and most of their variance in few dimensions."""
+    """Draw features like those of a network: correlated, with most of their variance in few dimensions."""
     g = torch.Generator().manual_seed(0)
     mixing = torch.randn(D, D, generator=g) * torch.exp(-torch.arange(D) / 60.0)[:, None]
     g = torch.Generator().manual_seed(seed)

@@ -1,9 +1,9 @@
-"""MS-SSIM of pairs of colour images against pytorch-msssim, piq and torchmetrics.
+"""MS-SSIM of pairs of colour images beside pytorch-msssim, piq and torchmetrics.
 
-pytorch-msssim and piq agree with ours where all five scales fit the window: 176 px and more. torchmetrics does so on
-one channel only: it averages over the channels before it multiplies the scales. Below 176 px each is another measure:
-pytorch-msssim refuses; piq and torchmetrics are given as many scales as they accept (and so have less to do than ours
-with its five), and their values are not compared.
+pytorch-msssim and piq agree with ours if the window fits all five scales: from 176 px. torchmetrics agrees on one
+channel only, because it averages over the channels before it multiplies the scales. Below 176 px each package computes
+another measure, and values are not compared. pytorch-msssim then refuses; piq and torchmetrics get as many scales as
+they accept, which is less work than our five.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ PAIRS = 64
 
 
 def cases() -> Iterator[Case]:
-    """Pairs that are alike but for noise, at 256, 128, 64 and 32 px; batches of 64 pairs, each package's own input."""
+    """Yield 64 pairs of an image and its noisy copy, at 256, 128, 64 and 32 px; each package gets its own input."""
     torch.set_grad_enabled(False)
     for side, scales in ((256, 5), (128, 4), (64, 3), (32, 2)):
         a, b = pairs(side)
@@ -45,7 +45,7 @@ def cases() -> Iterator[Case]:
 
 
 def pairs(side: int) -> tuple[Tensor, Tensor]:
-    """uint8 images 64 x 3 x side x side and noisy copies of them."""
+    """Draw images, uint8 64 x 3 x side x side, and noisy copies of them."""
     g = torch.Generator().manual_seed(side)
     a = F.interpolate(torch.rand(PAIRS, 3, 7, 7, generator=g) * 255, (side, side), mode="bicubic")
     b = a + 40 * torch.randn(a.shape, generator=g)
@@ -53,7 +53,7 @@ def pairs(side: int) -> tuple[Tensor, Tensor]:
 
 
 def agree(ours: object, theirs: dict[str, object]) -> None:
-    """To 1e-4 (they are float32), where they mean the same."""
+    """Require equal values to 1e-4, since the peers compute in float32; torchmetrics averages in another order."""
     assert isinstance(ours, Tensor)
     for name, values in theirs.items():
         assert isinstance(values, Tensor)

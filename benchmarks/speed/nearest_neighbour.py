@@ -1,4 +1,4 @@
-"""The nearest of 60,000 images of 784 pixels for each of 10,000: exact 1-NN."""
+"""Exact 1-NN: the nearest of 60,000 images of 784 pixels for each of 10,000 images."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ POINTS, QUERIES, PIXELS, CLUSTERS = 60_000, 10_000, 784, 100
 
 
 def images(n: int, seed: int) -> torch.Tensor:
-    """Dark pixels around clustered centres, as of handwriting."""
+    """Draw mostly dark pixels around clustered centres, like handwriting."""
     centres = torch.rand(CLUSTERS, PIXELS, generator=torch.Generator().manual_seed(0)).sub_(0.7).clamp_(min=0) * 700
     g = torch.Generator().manual_seed(seed)
     noise = 40 * torch.randn(n, PIXELS, generator=g)

@@ -1,4 +1,4 @@
-"""Training steps against a plain PyTorch loop of the same model.
+"""Training steps beside a plain PyTorch loop of the same model.
 
 The plain loop is what a careful author writes: torchvision's ToTensor and Normalize in a shuffled DataLoader (in the
 main process, and with two workers), Adam as it comes, D's and then G's loss backwards through everything, and no log.
@@ -41,7 +41,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, float, float]] = [  # title, mo
 
 
 def cases() -> Iterator[Case]:
-    """DCGAN at 28 and 32 px, AC-GAN, BiGAN; each in float32 and with products in bfloat16."""
+    """Yield DCGAN at 28 and 32 px, AC-GAN and BiGAN, each in float32 and with products in bfloat16."""
     for title, model, args, batch_size, goal, goal_bf16 in CASES:
         data = images(checkpoint.make_model(model, args, title).image_shape)
         for precision in ("float32", "bf16") if torch.backends.mkldnn.is_available() else ("float32",):
@@ -55,14 +55,14 @@ def cases() -> Iterator[Case]:
 
 
 def images(shape: tuple[int, int, int]) -> Dataset:
-    """10,000 smooth images with ten labels."""
+    """Draw 10,000 smooth images with ten labels."""
     g = torch.Generator().manual_seed(0)
     coarse = torch.rand(10_000, shape[0], 7, 7, generator=g) * 255
     return Dataset("smooth", "train", F.interpolate(coarse, shape[1:]).to(torch.uint8), torch.arange(10_000) % 10)
 
 
 def ours(model: str, args: dict[str, Any], data: Dataset, batch_size: int, precision: str) -> Callable[[], float]:
-    """STEPS more steps of one run, each time it is called; their mean d_loss."""
+    """Return a function that takes STEPS more steps of one run and returns their mean d_loss."""
     train = replace(TrainSpec("smooth", batch_size, 10**9), precision=precision)
     recipe = Recipe(model, 1, "", "", ModelSpec(model, args), train, EvaluateSpec([], 1, "", ""))
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
 
 
 def plain(model: str, args: dict[str, Any], data: Dataset, batch_size: int, workers: int) -> Callable[[], float]:
-    """STEPS more steps of a plain loop, each time it is called; their mean d_loss."""
+    """Return a function that takes STEPS more steps of a plain loop and returns their mean d_loss."""
     torch.manual_seed(0)
     gan: Any = checkpoint.make_model(model, args, model).train()
     adam = {name: Adam(getattr(gan, name).parameters(), 2e-4, betas=(0.5, 0.999)) for name in gan.optimizers()}
@@ -159,7 +159,7 @@ def _bigan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
 
 
 def agree(ours: object, theirs: dict[str, object]) -> None:
-    """After the same number of steps from the same weights, D's loss is about the same."""
+    """Require about the same loss of D after the same number of steps from the same weights."""
     assert isinstance(ours, float)
     for name, loss in theirs.items():
         assert isinstance(loss, float)

@@ -402,19 +402,18 @@ def _one_layout(optimizer: Optimizer, *_: object) -> None:
     parameter, they take a wrong step and say nothing.
     """
     for p in (p for group in optimizer.param_groups for p in group["params"]):
-        if p.grad is not None:
-            p.grad = _laid_out_like(p, p.grad)
+        if p.grad is not None and _laid_out_otherwise(p.grad, p):
+            p.grad = torch.empty_like(p).copy_(p.grad)
         state = optimizer.state.get(p, {})
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == p.shape:
-                state[name] = _laid_out_like(p, value)
+            if isinstance(value, Tensor) and value.shape == p.shape and _laid_out_otherwise(value, p):
+                state[name] = torch.empty_like(p, dtype=value.dtype, device=value.device).copy_(value)
 
 
-def _laid_out_like(p: Tensor, value: Tensor) -> Tensor:
-    """Return `value` in the memory layout of p, itself if it has it already."""
-    if all(a == b or n == 1 for a, b, n in zip(value.stride(), p.stride(), p.shape, strict=True)):
-        return value
-    return torch.empty_like(p, dtype=value.dtype, device=value.device).copy_(value)
+def _laid_out_otherwise(value: Tensor, p: Tensor) -> bool:
+    """Return True if a tensor of the shape of p lies in memory in another order; axes of length 1 have no order."""
+    a, b = value.stride(), p.stride()
+    return a != b and any(i != j and n > 1 for i, j, n in zip(a, b, p.shape, strict=True))
 
 
 def _channels_last(batch: Batch) -> Batch:
