@@ -11,7 +11,7 @@ from ganbench.cli.options import common, examples
 ))
 @common
 def doctor(quiet: bool) -> None:
-    """What is here, what is missing, what would mend it.
+    """Show what is here, what is missing, what would mend it.
 
     Data sets, weights, devices. Nothing is downloaded.
     """

@@ -9,8 +9,8 @@ from ganbench.cli.options import FILE, common, examples
 
 
 @click.command(epilog=examples(
-    ("Of an evaluation that was kept with --out", "ganbench figures result.json --out figures.png"),
-    ("Of a run", "ganbench figures results/runs/acgan-mnist/seed0/result.json --out acgan.png"),
+    ("An evaluation that was kept with --out", "ganbench figures result.json --out figures.png"),
+    ("A run", "ganbench figures results/runs/acgan-mnist/seed0/result.json --out acgan.png"),
 ))
 @click.argument("result", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The PNG to write.")

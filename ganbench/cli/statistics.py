@@ -13,7 +13,7 @@ from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examp
 @click.command(epilog=examples(
     ("For FID, to share in place of the images", "ganbench statistics folder:faces --out faces.npz"),
     ("Over another network", "ganbench statistics digits:train --extractor pixels --out digits.npz"),
-    ("Of a draw", "ganbench statistics samples/ --extractor mnist-cnn --num 100 --out draw.npz"),
+    ("A draw of the images", "ganbench statistics samples/ --extractor mnist-cnn --num 100 --out draw.npz"),
 ))
 @click.argument("source")
 @click.option(
