@@ -1,5 +1,7 @@
 """Evaluation: names of metrics, one pass an extractor over each set, reasons for no value, the row of real data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -286,3 +288,21 @@ def test_the_row_of_real_data_of_nn_error_trains_on_the_reference():
 
 def test_without_held_out_images_there_is_no_row_of_real_data():
     assert run(["fid", "ms_ssim"], reference=samples(20, 2))[1] == []
+
+
+def test_metrics_are_computed_in_full_float32_whatever_the_process_allows():
+    [request], seen = parse_metrics(["kd"], "inception-v3"), []
+
+    def compute(inputs):
+        new = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9 and later
+        seen.append(new.fp32_precision if new else torch.get_float32_matmul_precision())
+        return request.protocol.compute(inputs)
+
+    watched = replace(request, protocol=replace(request.protocol, compute=compute))
+    store = FeatureStore({"inception-v3": Means()}, CPU)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        evaluate([watched], store, samples(30, 1), samples(30, 2), None)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) in ({"ieee"}, {"highest"})
