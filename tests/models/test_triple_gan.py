@@ -11,7 +11,7 @@ from torch import nn
 
 from ganbench.gan import Batch
 from reference_models import triple_gan
-from reference_models.layers import ZCA, MeanOnlyNorm, update_average
+from reference_models.layers import ZCA, MeanOnlyNorm
 from reference_models.triple_gan import SETTINGS, TripleGAN, colour_networks, cross_entropy, split_in_proportion
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
@@ -203,13 +203,16 @@ def test_every_network_moves_under_bfloat16():
 
 
 def test_the_average_of_c_starts_at_zero_and_takes_its_moments_too():
-    m = new()
+    m = new(pretrain_steps=2)
+    opt = m.optimizers()
     assert not any(v.any() for v in m.C_average.state_dict().values())
-    for _ in range(2):
-        update_average(m.C_average, m.C, triple_gan.AVERAGED)
-    for k, v in m.C.state_dict().items():
-        if v.is_floating_point():
-            torch.testing.assert_close(m.C_average.state_dict()[k], (1 - 0.99**2) * v)
+    expected = {k: torch.zeros_like(v) for k, v in m.C.state_dict().items() if v.is_floating_point()}
+    for step in range(3):  # alone, and with the others
+        m.training_step(few_labels(step=step), opt)
+        expected = {k: a + 0.01 * (m.C.state_dict()[k] - a) for k, a in expected.items()}
+    assert any(k.endswith("running_var") for k in expected)
+    for k, a in expected.items():
+        torch.testing.assert_close(m.C_average.state_dict()[k], a)
     x = few_labels().x
     m.eval()
     assert torch.equal(m.classify(x), m.C_average(x))
