@@ -1,4 +1,7 @@
-"""Float32 with all its digits: measurements need it, and some devices and settings give less."""
+"""Full float32 precision for measurements: some devices and settings compute in TF32 or bfloat16.
+
+Put a measurement inside `with full_float32():`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,20 +10,21 @@ from typing import Any
 
 import torch
 
-MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # oneDNN's own settings of the digits it keeps
+# Environment variables that allow oneDNN to round its inputs.
+MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Keep all digits of float32 products and convolutions within this context, and restore the settings afterwards.
+    """Compute float32 products and convolutions in full precision within this context, then restore the settings.
 
-    TF32 and bfloat16 that the process allows are switched off. If the environment makes oneDNN round its inputs, which
-    torch cannot forbid, torch's own convolutions take its place.
+    TF32 and bfloat16 are switched off. If an environment variable makes oneDNN round its inputs, torch cannot forbid
+    it. In this case, torch's own convolutions replace those of oneDNN.
     """
     backends: Any = torch.backends
-    rounds = any(os.environ.get(mode, "STRICT").upper() not in ("", "STRICT") for mode in MODES)
-    onednn = getattr(backends.mkldnn, "enabled", True)
-    new = hasattr(backends.mkldnn, "matmul")  # torch 2.9 and later
+    onednn_rounds = any(os.environ.get(mode, "STRICT").upper() not in ("", "STRICT") for mode in MODES)
+    onednn_enabled = getattr(backends.mkldnn, "enabled", True)
+    new = hasattr(backends.mkldnn, "matmul")  # torch 2.9 and later: one setting per backend and operation
     places = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv] if new else []
     before = [place.fp32_precision for place in places]
     products, convolutions = ("highest", False) if new else (
@@ -32,16 +36,17 @@ def full_float32() -> Iterator[None]:
         if not new:
             torch.set_float32_matmul_precision("highest")
             backends.cudnn.allow_tf32 = False
-        if rounds:
+        if onednn_rounds:
             backends.mkldnn.enabled = False
         yield
     finally:
         for place, value in zip(places, before, strict=True):
-            place.fp32_precision = "none"  # follows the settings above it, as it did if that gives the same value
+            # "none" inherits the more general setting. Keep it if this gives the old value, which was then inherited.
+            place.fp32_precision = "none"
             if place.fp32_precision != value:
                 place.fp32_precision = value
         if not new:
             torch.set_float32_matmul_precision(products)
             backends.cudnn.allow_tf32 = convolutions
-        if rounds:
-            backends.mkldnn.enabled = onednn
+        if onednn_rounds:
+            backends.mkldnn.enabled = onednn_enabled

@@ -1,4 +1,4 @@
-"""Files: whole or not there, and what cannot be written is said before the work."""
+"""Files are complete or absent, and a path that cannot be written is found before the work."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ def write_half(path, error):
         raise error
 
 
-def test_a_file_appears_whole_and_its_folder_with_it(tmp_path):
+def test_a_file_appears_only_when_complete_and_missing_folders_are_made(tmp_path):
     with atomic_path(tmp_path / "a" / "b.txt") as part:
         part.write_text("half")
         assert not (tmp_path / "a" / "b.txt").exists()
-        assert part.parent == tmp_path / "a"  # on the same disk, so that renaming is one step
+        assert part.parent == tmp_path / "a"  # in the same folder, so that renaming is atomic
     assert (tmp_path / "a" / "b.txt").read_text() == "half"
     assert os.listdir(tmp_path / "a") == ["b.txt"]
     assert stat.S_IMODE((tmp_path / "a" / "b.txt").stat().st_mode) == 0o644
 
 
-def test_a_failure_half_way_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(ZeroDivisionError):
         write_half(tmp_path / "a.txt", ZeroDivisionError())
@@ -35,7 +35,7 @@ def test_a_failure_half_way_leaves_what_was_there_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_an_error_of_the_system_becomes_one_of_the_user_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_a_user_error_and_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left"):
         write_half(tmp_path / "a.txt", OSError(28, "No space left on device"))
     assert os.listdir(tmp_path) == []
@@ -53,7 +53,7 @@ def test_json_is_written_and_read_without_nan(tmp_path):
             read_json(tmp_path / "b.json", "thing")
 
 
-def test_what_could_not_be_written_is_refused_and_nothing_is_made(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path):
     (tmp_path / "file").write_text("")
     require_writable(tmp_path / "new" / "folder" / "a.json", "--out")
     require_writable(tmp_path / "file", "--out")
@@ -64,7 +64,7 @@ def test_what_could_not_be_written_is_refused_and_nothing_is_made(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_hash_is_of_the_bytes(tmp_path):
-    data = bytes(range(256)) * 5000  # more than one read
+def test_sha256_of_hashes_the_bytes_of_a_file(tmp_path):
+    data = bytes(range(256)) * 5000  # longer than one read
     (tmp_path / "a").write_bytes(data)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()

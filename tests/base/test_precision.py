@@ -1,4 +1,4 @@
-"""Full float32 within a context, whatever the process or the environment allows; the settings come back."""
+"""Full float32 precision within a context, for any settings of process and environment; the settings are restored."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def lowered(request):
             place.fp32_precision = "none"
 
 
-def test_all_digits_are_kept_inside_and_the_settings_come_back(lowered):
+def test_precision_is_full_inside_and_the_settings_are_restored(lowered):
     before, outside = settings(), errors()
     with full_float32():
         assert set(settings()) <= {"ieee", False}
@@ -63,7 +63,7 @@ def test_all_digits_are_kept_inside_and_the_settings_come_back(lowered):
     assert errors() == pytest.approx(outside, rel=1e-3)
 
 
-def test_the_settings_come_back_after_an_error(lowered):
+def test_the_settings_are_restored_after_an_error(lowered):
     before = settings()
     with pytest.raises(ZeroDivisionError), full_float32():
         raise ZeroDivisionError
@@ -71,7 +71,7 @@ def test_the_settings_come_back_after_an_error(lowered):
 
 
 @pytest.mark.skipif(not NEW, reason="torch before 2.9 has one setting")
-def test_a_setting_that_followed_the_one_above_it_follows_it_again():
+def test_an_inherited_setting_is_inherited_again():
     try:
         backends.fp32_precision = "bf16"
         with full_float32():
@@ -84,7 +84,7 @@ def test_a_setting_that_followed_the_one_above_it_follows_it_again():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_the_environment_makes_of_onednn_does_not_reach_inside(mode):
+def test_environment_variables_of_onednn_have_no_effect_inside(mode):
     code = (
         "import torch; from test_precision import errors; from ganbench.base.precision import full_float32\n"
         "before = torch.backends.mkldnn.enabled\n"

@@ -1,4 +1,4 @@
-"""Data sets: what they hold, how folders become labels, and fingerprints that tell sets apart."""
+"""Data sets: contents, labels from folders, row ranges, class subsets and fingerprints."""
 
 import struct
 
@@ -16,7 +16,7 @@ from ganbench.evaluation.inputs import held_out_of
 
 
 def write_idx(path, array):
-    """An IDX file of unsigned bytes, as MNIST is published."""
+    """Write an IDX file of unsigned bytes, the published format of MNIST."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(header + array.tobytes())
@@ -62,7 +62,7 @@ def test_mnist_is_read_from_the_data_folder_in_file_order(mnist_files):
     assert train.images.numpy().tobytes() == raw
 
 
-def test_a_set_that_is_missing_offline_says_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_the_error_of_a_missing_set_names_the_set_and_the_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("GANBENCH_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("GANBENCH_OFFLINE", "1")
     for name in ("mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "stl10", "celeba"):
@@ -77,7 +77,7 @@ def test_every_set_refuses_an_unknown_split_before_it_looks_for_files(name, tmp_
         datasets.load(f"{name}:tset")
 
 
-def test_rows_of_a_split_are_a_split_of_their_own(mnist_files):
+def test_a_row_range_is_a_split_with_its_own_name_and_fingerprint(mnist_files):
     whole = datasets.load("mnist:train")
     first, rest = datasets.load("mnist:train[:5]"), datasets.load("mnist:train[5:]")
     assert torch.equal(torch.cat([first.images, rest.images]), whole.images)
@@ -94,17 +94,17 @@ def test_rows_of_a_split_are_a_split_of_their_own(mnist_files):
 
 
 @pytest.mark.parametrize("rows", ["[7:]", "[:8]", "[3:3]", "[4:2]"])
-def test_rows_that_are_not_there_are_refused(rows, mnist_files):
+def test_rows_that_do_not_exist_are_refused(rows, mnist_files):
     with pytest.raises(UserError, match=r"mnist:train has rows 0 to 6, but \[\d:\d\] asks for other rows, or for none"):
         datasets.load(f"mnist:train{rows}")
 
 
-def test_the_held_out_images_of_rows_of_one_split_are_the_other_split():
+def test_held_out_images_of_a_row_range_are_the_other_split():
     assert held_out_of(datasets.load("digits:train[:50]")).origin["split"] == "test"
     assert held_out_of(datasets.load("digits:test[:50]")).origin["split"] == "train"
 
 
-def test_a_folder_s_path_may_end_like_rows(tmp_path):
+def test_the_path_of_a_folder_may_end_like_a_row_range(tmp_path):
     save(tmp_path / "set[1:2]" / "a.png", 1)
     assert len(datasets.load(f"folder:{tmp_path / 'set[1:2]'}")) == 1
 
@@ -120,7 +120,7 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path):
     assert data.images.shape == (3, 3, 4, 5)
 
 
-def test_class_folders_named_by_numbers_are_those_labels(tmp_path):
+def test_class_folders_with_numbers_as_names_have_these_labels(tmp_path):
     for c in (10, 2, 998):
         save(tmp_path / str(c) / "a.png", c % 251)
     data = datasets.load(f"folder:{tmp_path}")
@@ -165,19 +165,19 @@ def test_fingerprint_depends_on_pixels_labels_order_and_shape_and_on_nothing_els
     assert Dataset("a", "train", images.reshape(2, 3, 2, 8), labels).fingerprint != base
 
 
-def test_a_data_set_refuses_what_is_not_its_contract():
+def test_a_data_set_refuses_another_dtype_or_number_of_labels():
     with pytest.raises(TypeError):
         Dataset("a", "train", torch.zeros(2, 3, 4, 4))
     with pytest.raises(TypeError):
         Dataset("a", "train", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0]))
 
 
-# --- Parts by classes ---
+# --- Class subsets ---
 
 
 @pytest.fixture
-def twelve(tmp_path):
-    """Class folders c00 to c11 of train, with as many images as their number and one, whose pixels are that number."""
+def twelve_classes(tmp_path):
+    """A folder with classes c00 to c11. Class k has k + 1 training images, and all their pixels are k."""
     for c in range(12):
         for i in range(c + 1):
             save(tmp_path / "set" / "train" / f"c{c:02}" / f"{i}.png", c)
@@ -185,38 +185,39 @@ def twelve(tmp_path):
     return f"folder:{tmp_path / 'set'}"
 
 
-def test_a_part_by_classes_is_numbered_from_0_and_knows_its_place_in_the_whole(twelve):
-    part = datasets.load(f"{twelve}:train[classes 4-6]")
+def test_a_class_subset_is_relabelled_from_0_and_stores_its_first_class(twelve_classes):
+    part = datasets.load(f"{twelve_classes}:train[classes 4-6]")
     assert part.images[:, 0, 0, 0].tolist() == [4] * 5 + [5] * 6 + [6] * 7
     assert (part.labels + part.first_class).tolist() == part.images[:, 0, 0, 0].tolist()
     assert part.first_class == 4
     assert part.classes == ("c04", "c05", "c06")
     assert (part.split, part.whole_split) == ("train[classes 4-6]", "train")
-    assert datasets.load(f"{twelve}[classes 04-06]").fingerprint == part.fingerprint
+    assert datasets.load(f"{twelve_classes}[classes 04-06]").fingerprint == part.fingerprint
 
 
-def test_samples_of_a_part_have_the_labels_of_the_whole(twelve):
-    for source in (from_dataset(datasets.load(f"{twelve}[classes 4-6]")), open_source(f"{twelve}[classes 4-6]")):
+def test_samples_of_a_class_subset_have_the_labels_of_the_whole_set(twelve_classes):
+    spec = f"{twelve_classes}[classes 4-6]"
+    for source in (from_dataset(datasets.load(spec)), open_source(spec)):
         assert source.labels.tolist() == source.images[:, 0, 0, 0].tolist()
-    first = from_dataset(datasets.load(f"{twelve}[classes 0-6]"))
+    first = from_dataset(datasets.load(f"{twelve_classes}[classes 0-6]"))
     assert first.labels.tolist() == first.images[:, 0, 0, 0].tolist()
     assert first.classes[5] == "c05"
 
 
-def test_classes_have_one_number_in_all_splits(twelve):
-    part = datasets.load(f"{twelve}:val[classes 4-6]")
+def test_a_class_of_a_subset_has_the_same_label_in_all_splits(twelve_classes):
+    part = datasets.load(f"{twelve_classes}:val[classes 4-6]")
     assert (part.labels.tolist(), part.classes) == ([1], ("c04", "c05", "c06"))
-    assert datasets.load(f"{twelve}:val").labels.tolist() == [0]
+    assert datasets.load(f"{twelve_classes}:val").labels.tolist() == [0]
 
 
-def test_only_the_images_of_the_classes_are_read(twelve, tmp_path):
+def test_only_the_images_of_the_classes_are_read(twelve_classes, tmp_path):
     (tmp_path / "set" / "train" / "c01" / "0.png").write_text("broken")
-    assert len(datasets.load(f"{twelve}[classes 2-3]")) == 7
+    assert len(datasets.load(f"{twelve_classes}[classes 2-3]")) == 7
     with pytest.raises(UserError, match="c01"):
-        datasets.load(f"{twelve}[classes 1-3]")
+        datasets.load(f"{twelve_classes}[classes 1-3]")
 
 
-def test_every_set_with_labels_has_parts_by_classes():
+def test_a_bundled_set_has_class_subsets_and_so_have_its_held_out_images():
     whole, part = datasets.load("digits:test"), datasets.load("digits:test[classes 7-9]")
     assert torch.equal(part.images, whole.images[whole.labels >= 7])
     assert torch.equal(part.labels + 7, whole.labels[whole.labels >= 7])
@@ -233,19 +234,19 @@ def test_every_set_with_labels_has_parts_by_classes():
         (":val[classes 0-4]", r"val has no image of \[classes 0-4\]"),
     ],
 )
-def test_classes_that_are_not_there_are_refused(part, words, twelve):
+def test_classes_that_do_not_exist_are_refused(part, words, twelve_classes):
     with pytest.raises(UserError, match=words):
-        datasets.load(twelve + part)
+        datasets.load(twelve_classes + part)
 
 
-def test_a_flat_folder_has_no_classes_to_choose(tmp_path):
+def test_a_class_subset_of_a_flat_folder_is_refused(tmp_path):
     save(tmp_path / "flat" / "a.png", 1)
     with pytest.raises(UserError, match=r"flat has no labels, so \[classes 0-1\] cannot be selected"):
         datasets.load(f"folder:{tmp_path / 'flat'}[classes 0-1]")
 
 
-def test_images_are_resized_as_they_are_read(twelve):
-    data = datasets.load(twelve, resize=resizing.parse("2:pil-bilinear"))
+def test_images_are_resized_as_they_are_read(twelve_classes):
+    data = datasets.load(twelve_classes, resize=resizing.parse("2:pil-bilinear"))
     assert data.images.shape == (78, 3, 2, 2)
     small = datasets.load("digits", resize=resizing.parse("4:box"))
     assert torch.equal(small.images[0], resizing.parse("4:box")(datasets.load("digits").images[0]))

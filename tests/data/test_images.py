@@ -1,4 +1,4 @@
-"""Images: the one conversion to and from float, the files that are read and those that are refused, grids."""
+"""Images: conversion to and from float, files that are read or refused, grids."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ from ganbench.data.images import check, decode, grid, save_png, to_float, to_rgb
 EVERY_VALUE = torch.arange(256, dtype=torch.uint8)
 
 
-def test_all_256_values_come_back_from_float():
+def test_all_256_levels_are_the_same_after_conversion_to_float_and_back():
     x = to_float(EVERY_VALUE)
     assert x.dtype == torch.float32
     assert (x[0].item(), x[255].item()) == (-1.0, 1.0)
@@ -28,12 +28,12 @@ def test_all_256_values_come_back_from_float():
 @given(st.floats(-1.5, 1.5, width=32))
 @settings(max_examples=300, deadline=None)
 def test_a_float_becomes_the_floor_of_127_5_x_plus_128_within_0_to_255(x):
-    # In float32, as the code bases that it is taken from.
+    # Computed in float32, as in the code of StyleGAN.
     expected = int(np.clip(np.floor(np.float32(x) * np.float32(127.5) + np.float32(128)), 0, 255))
     assert to_uint8(torch.tensor([x])).item() == expected
 
 
-def test_values_between_two_steps_are_rounded_without_bias():
+def test_values_between_two_levels_are_rounded_without_bias():
     x = (torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.99
     error = to_float(to_uint8(x)) - x
     # Uniform rounding errors of one step, 2 / 255: the mean of 200,000 is known to 5e-6. Truncation would give -4e-3.
@@ -41,7 +41,7 @@ def test_values_between_two_steps_are_rounded_without_bias():
     assert error.abs().max() <= 1 / 255 + 1e-6
 
 
-def test_what_lies_beyond_the_range_is_clamped_and_infinity_with_it():
+def test_values_beyond_the_range_and_infinities_are_clamped():
     x = torch.tensor([-2.0, -1.0001, 1.0001, 7.0, float("inf"), -float("inf")])
     assert to_uint8(x).tolist() == [0, 0, 255, 255, 255, 0]
 
@@ -51,7 +51,7 @@ def test_nan_is_refused():
         to_uint8(torch.tensor([0.0, float("nan")]))
 
 
-def test_conversion_leaves_its_input_as_it_was():
+def test_conversion_does_not_change_its_input():
     x = torch.linspace(-2, 2, 9)
     before = x.clone()
     to_uint8(x)
@@ -59,7 +59,7 @@ def test_conversion_leaves_its_input_as_it_was():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_uint8_of_one_or_three_channels_is_what_images_are(channels):
+def test_uint8_images_of_one_or_three_channels_are_accepted(channels):
     images = torch.zeros(2, channels, 4, 5, dtype=torch.uint8)
     assert check(images) is images
 
@@ -74,12 +74,12 @@ def test_uint8_of_one_or_three_channels_is_what_images_are(channels):
     ],
     ids=["float", "no batch", "four channels", "channels last"],
 )
-def test_anything_else_is_refused_with_what_it_is(images):
+def test_other_tensors_are_refused_with_their_dtype_and_shape(images):
     with pytest.raises(TypeError, match=rf"not {images.dtype} \({images.shape[0]}, "):
         check(images)
 
 
-def test_one_channel_is_repeated_and_three_are_left():
+def test_one_channel_is_repeated_and_three_are_unchanged():
     grey = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
     assert torch.equal(to_rgb(grey), grey.repeat(1, 3, 1, 1))
     rgb = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
@@ -98,7 +98,7 @@ def noise(*shape):
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
-def test_rgb_files_are_read_to_the_pixel(form):
+def test_rgb_files_are_read_exactly(form):
     array = noise(5, 7, 3)
     image = decode(stored(array, form, **({"lossless": True} if form == "WEBP" else {})), "x")
     assert image.dtype == torch.uint8
@@ -121,19 +121,19 @@ def test_a_palette_is_read_as_its_colours_and_black_and_white_as_grey():
     assert decode(bits, "x").tolist() == [[[0, 255]]]
 
 
-def test_an_alpha_channel_is_refused_by_name():
+def test_an_alpha_channel_is_refused_with_the_name_of_the_file():
     with pytest.raises(UserError, match=r"cat\.png has an alpha channel \(RGBA\)"):
         decode(stored(noise(4, 4, 4)), "cat.png")
     with pytest.raises(UserError, match=r"cat\.png has an alpha channel \(LA\)"):
         decode(stored(noise(4, 4, 2)), "cat.png")
 
 
-def test_a_transparent_colour_is_refused_by_name():
+def test_a_transparent_colour_is_refused_with_the_name_of_the_file():
     with pytest.raises(UserError, match=r"cat\.png has an alpha channel"):
         decode(stored(noise(4, 4, 3), transparency=(1, 2, 3)), "cat.png")
 
 
-def test_sixteen_bit_colour_is_refused_by_name_and_not_cut_to_eight():
+def test_sixteen_bit_colour_is_refused_with_the_name_of_the_file_and_not_cut_to_eight():
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -145,27 +145,27 @@ def test_sixteen_bit_colour_is_refused_by_name_and_not_cut_to_eight():
 
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.uint16, "PNG"), (np.int32, "TIFF"), (np.float32, "TIFF")])
-def test_more_than_eight_bits_a_channel_are_refused_by_name(dtype, form):
+def test_more_than_eight_bits_a_channel_are_refused_with_the_name_of_the_file(dtype, form):
     with pytest.raises(UserError, match="deep has more than 8 bits per channel"):
         decode(stored(noise(4, 4).astype(dtype) * 100, form), "deep")
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, 200])
-def test_a_broken_file_is_refused_by_name(keep):
+def test_a_broken_file_is_refused_with_the_name_of_the_file(keep):
     whole = stored(noise(16, 16, 3)).getvalue()
     assert len(whole) > 400
     with pytest.raises(UserError, match=r"half\.png is not a readable image"):
         decode(io.BytesIO(whole[:keep]), "half.png")
 
 
-def test_text_and_a_folder_are_refused_by_name(tmp_path):
+def test_text_and_a_folder_are_refused_with_the_name_of_the_file(tmp_path):
     with pytest.raises(UserError, match=r"note\.png is not a readable image"):
         decode(io.BytesIO(b"not an image"), "note.png")
     with pytest.raises(UserError, match="folder is not a readable image"):
         decode(tmp_path, "folder")
 
 
-def test_a_grid_has_the_images_row_by_row_on_white_and_a_short_last_row():
+def test_a_grid_has_the_images_row_by_row_on_white_and_an_incomplete_last_row():
     images = torch.stack([torch.full((1, 2, 3), i, dtype=torch.uint8) for i in range(5)])
     picture = grid(images, columns=3, padding=1)
     assert picture.shape == (1, 2 * 3 + 1, 3 * 4 + 1)
@@ -178,7 +178,7 @@ def test_a_grid_has_the_images_row_by_row_on_white_and_a_short_last_row():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_saved_picture_has_the_same_pixels_enlarged_whole(tmp_path, channels):
+def test_a_small_picture_is_saved_enlarged_by_a_whole_factor(tmp_path, channels):
     image = torch.from_numpy(noise(channels, 40, 100))
     save_png(image, tmp_path / "new" / "x.png")
     back = decode(tmp_path / "new" / "x.png", "x")

@@ -30,7 +30,7 @@ D = 6
 
 
 class Plain(nn.Module):
-    """z (N x 6) to tanh images of 8 x 8. It says the size of its latents, as torch-fidelity's generators do."""
+    """Maps z (N x 6) to tanh images of 8 x 8. It stores the size of z, as torch-fidelity's generators do."""
 
     z_size: int
 
@@ -44,7 +44,7 @@ class Plain(nn.Module):
 
 
 class Labelled(Plain):
-    """Images of a class, as uint8; it also says how many classes there are, and its prior."""
+    """Returns uint8 images of a class. It also stores the number of classes and the prior."""
 
     num_classes: int
     z_type: str
@@ -60,14 +60,14 @@ class Labelled(Plain):
 
 
 class Echo(nn.Module):
-    """The latents themselves as an image of one row."""
+    """Returns the latents themselves as an image of one row."""
 
     def forward(self, z):
         return z.flatten(1)[:, None, None, :].clamp(-1, 1)
 
 
 class Noisy(Plain):
-    """Adds noise of its own."""
+    """Adds noise that it draws itself."""
 
     def forward(self, z):
         x = torch.tanh(self.linear(z)).view(-1, 1, 8, 8)
@@ -105,7 +105,7 @@ def test_torchscript_is_called_with_latents_of_a_seeded_normal_in_batches_of_500
     assert not torch.equal(open_source("g.pt", 1100, seed=4).images, made.images)
 
 
-def test_a_labelled_generator_gets_balanced_labels_and_its_attributes_say_classes_and_prior(place):
+def test_a_labelled_generator_gets_balanced_labels_and_its_attributes_give_classes_and_prior(place):
     net = script(Labelled(), "g.ts")
     made = open_source("g.ts", 7)
     y = torch.arange(7) % 3
@@ -117,7 +117,7 @@ def test_a_labelled_generator_gets_balanced_labels_and_its_attributes_say_classe
     assert open_source("g.ts", 7, options=Options(prior="normal")).origin["prior"] == "normal"
 
 
-def test_what_a_trace_does_not_say_is_given_by_options(place):
+def test_options_give_what_a_trace_does_not_store(place):
     script(Echo(), "g.torchscript", torch.zeros(2, 4, 1, 1))
     made = open_source("g.torchscript", 9, options=Options(latent=(4, 1, 1), prior="uniform"))
     z = torch.rand(9, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -138,11 +138,11 @@ def test_each_prior_is_the_distribution_of_its_name(prior, low, high, mean, std)
         torch.testing.assert_close(z.flatten(1).norm(dim=1), torch.ones(20_000))
 
 
-def test_the_command_line_offers_the_priors_that_there_are():
+def test_the_command_line_offers_all_priors():
     assert set(OFFERED) == set(PRIORS)
 
 
-def test_noise_that_a_network_draws_for_itself_is_fixed_by_the_seed_and_leaves_the_global_state_alone(place):
+def test_the_seed_fixes_noise_inside_a_network_and_the_global_random_state_is_unchanged(place):
     script(Noisy(), "g.pt")
     state = torch.get_rng_state()
     a, b, c = (open_source("g.pt", 600, seed).images for seed in (0, 0, 1))
@@ -187,7 +187,7 @@ def test_onnx_gives_the_images_of_the_same_network_in_torchscript(place):
 
 
 @pytest.mark.parametrize("shape", [(4, D), ("n", D, 1, 1), (4, D, 1, 1)], ids=str)
-def test_onnx_of_one_batch_size_and_of_latents_with_more_axes_gives_the_same_images(place, shape):
+def test_onnx_with_a_fixed_batch_size_or_more_axes_of_z_gives_the_same_images(place, shape):
     net = Plain()
     write_onnx("a.onnx", net)
     write_onnx("b.onnx", net, shape, outputs=(shape[0], 1, 8, 8))
@@ -197,7 +197,7 @@ def test_onnx_of_one_batch_size_and_of_latents_with_more_axes_gives_the_same_ima
 
 
 @pytest.mark.parametrize("batch", ["n", 4], ids=str)
-def test_labelled_onnx_gets_balanced_labels_and_is_told_the_classes(place, batch):
+def test_labelled_onnx_gets_balanced_labels_and_the_option_gives_the_classes(place, batch):
     net = Labelled()
     write_onnx("g.onnx", net, (batch, D), labelled=True, outputs=(batch, 1, 8, 8))
     made = open_source("g.onnx", 7, options=Options(classes=3))
@@ -209,14 +209,14 @@ def test_labelled_onnx_gets_balanced_labels_and_is_told_the_classes(place, batch
     assert (made.images.int() - expected.int()).abs().max() <= 1
 
 
-def test_onnx_whose_latents_have_no_size_is_told_it(place):
+def test_onnx_without_a_size_of_z_needs_the_option(place):
     write_onnx("g.onnx", Plain(), ("n", "d"))
     with pytest.raises(UserError, match=r"g\.onnx does not say the size of its latents: give --latent"):
         open_source("g.onnx", 3)
     assert open_source("g.onnx", 3, options=Options(latent=(D,))).images.shape == (3, 1, 8, 8)
 
 
-def test_evaluate_measures_a_generator_and_says_what_was_drawn(ganbench, place):
+def test_evaluate_measures_a_generator_and_records_how_it_was_sampled(ganbench, place):
     script(Labelled(), "g.pt")
     args = ["evaluate", "--images", "g.pt", "--num", 30, "--reference", "digits:test", "--metrics", "fd_pixels,ms_ssim"]
     done = ganbench(*args, "--json")
@@ -245,7 +245,7 @@ def test_a_sample_is_the_image_of_a_latent_for_every_model(name, classes):
     y = torch.arange(5) % model.num_classes if model.num_classes else None
     a, b = (torch.Generator().manual_seed(1) for _ in range(2))
     with torch.inference_mode():
-        for _ in range(2):  # the second draw shows that both leave the generator at the same place
+        for _ in range(2):  # the second draw shows that both leave the generator in the same state
             expected = model.sample(5, y, a)
             assert torch.equal(model.generate(model.sample_latent(5, b), y), expected)
     assert torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
@@ -301,7 +301,7 @@ def test_processes_share_the_batches_and_all_have_the_images_of_one_process(plac
             for key in ("gan", "labels", "script"):
                 assert torch.equal(part[f"{key} {num}"], alone[f"{key} {num}"]), (key, num)
             assert part[f"fingerprint {num}"] == alone[f"fingerprint {num}"]
-        assert "NaN" in part["error"]  # of one process, and known to both
+        assert "NaN" in part["error"]  # NaN in one process is reported by both
     assert "error" not in alone
 
 
@@ -314,13 +314,13 @@ def write_csv(path, rows, header="file,label", encoding="utf-8"):
 
 
 def numbered(place, names):
-    """8 x 8 images, image i filled with i."""
+    """Write 8 x 8 images; all pixels of image i are i."""
     for i, name in enumerate(names):
         write_png(place / "set" / name, np.full((8, 8), i, np.uint8))
     return place / "set"
 
 
-def test_a_csv_labels_a_folder_whatever_the_order_of_its_lines(place):
+def test_a_csv_labels_a_folder_in_any_order_of_its_lines(place):
     folder = numbered(place, ["a.png", "b.png", "sub/c.png"])
     file = write_csv(place / "l.csv", [("./sub/c.png", 7), ("a.png", 2), ("b.png", 7)])
     made = open_source(str(folder), options=Options(labels_file=file))
@@ -333,7 +333,7 @@ def test_a_csv_labels_a_folder_whatever_the_order_of_its_lines(place):
     assert other.origin["fingerprint"] != made.origin["fingerprint"]
 
 
-def test_names_in_a_csv_are_classes_in_sorted_order_and_beat_the_class_folders(place):
+def test_names_in_a_csv_are_classes_in_sorted_order_and_replace_the_class_folders(place):
     folder = numbered(place, ["x/1.png", "x/2.png", "y/1.png"])
     rows = [("x/1.png", '"zebra, plain"'), ("x/2.png", "ant"), ("y/1.png", '"zebra, plain"')]
     file = write_csv(place / "l.csv", rows, encoding="utf-8-sig")  # as spreadsheets write it
@@ -353,7 +353,7 @@ def test_a_csv_labels_the_members_of_a_zip_and_a_split_of_a_folder(place):
         assert made.images[:, 0, 0, 0].tolist() == [1, 0]
 
 
-def test_evaluate_takes_labels_of_both_sets(ganbench, place):
+def test_evaluate_reads_labels_of_both_sets(ganbench, place):
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "c.png", "d.png"):
         write_png(place / "fake" / name, rng.integers(0, 256, (28, 28), dtype=np.uint8))
@@ -368,7 +368,7 @@ def test_evaluate_takes_labels_of_both_sets(ganbench, place):
     assert result["measurements"][0]["value"] is not None
 
 
-def test_a_class_has_one_label_in_both_sets_where_both_have_names(place):
+def test_a_class_has_the_same_label_in_both_sets_if_both_have_names(place):
     reference = open_source(str(numbered(place / "r", ["ant/1.png", "cat/1.png", "dog/1.png"])))
     folder = numbered(place / "f", ["bee/1.png", "cat/1.png", "dog/1.png", "dog/2.png"])
     fake = open_source(str(folder))
@@ -411,7 +411,7 @@ def moments(d=5, extra=None):
     return arrays | (extra or {})
 
 
-def test_moments_of_an_npz_come_with_its_images_and_go_with_a_draw_or_a_resize(place):
+def test_moments_of_an_npz_are_read_and_dropped_after_a_draw_or_a_resize(place):
     images = np.random.default_rng(1).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     spatial = {"mu_s": np.zeros(3), "sigma_s": np.eye(3)}
     np.savez("a.npz", arr_0=images, **moments(extra=spatial))
@@ -428,7 +428,7 @@ def test_moments_of_an_npz_come_with_its_images_and_go_with_a_draw_or_a_resize(p
     assert open_source("b.npz").moments is None
 
 
-def test_moments_alone_are_a_reference_and_no_images(place):
+def test_moments_without_images_are_read_only_on_request(place):
     np.savez("a.npz", **moments())
     made = open_source("a.npz", options=Options(moments_alone=True))
     assert made.images.shape == (0, 3, 1, 1)
@@ -451,7 +451,7 @@ def test_statistics_are_the_mean_and_the_unbiased_covariance_of_the_features(gan
     with np.load("s.npz") as file:
         assert set(file.files) == {"mu", "sigma", "n", "extractor", "sha256"}
         assert file["mu"].dtype == file["sigma"].dtype == np.float64
-        # The features of `pixels` are the pixels, on a scale of its own.
+        # The features of `pixels` are the pixels times a constant.
         scale = file["mu"].max() / x.mean(0).max()
         np.testing.assert_allclose(file["mu"], scale * x.mean(0), atol=1e-6 * scale * 255)
         np.testing.assert_allclose(file["sigma"], scale**2 * np.cov(x, rowvar=False), atol=1e-6 * (scale * 255) ** 2)
@@ -472,7 +472,7 @@ def test_statistics_with_images_are_an_npz_that_evaluate_reads(ganbench, place):
         assert file["arr_0"].shape == (50, 8, 8, 1)
 
 
-def test_a_file_of_statistics_as_the_reference_gives_no_number_to_what_needs_images_or_another_network(ganbench, place):
+def test_metrics_that_need_images_or_another_network_are_unavailable_with_statistics_as_reference(ganbench, place):
     rng = np.random.default_rng(0)
     np.savez("a.npz", arr_0=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     assert ganbench("statistics", "a.npz", "--extractor", "mnist-cnn", "--out", "s.npz").code == 0
@@ -484,7 +484,7 @@ def test_a_file_of_statistics_as_the_reference_gives_no_number_to_what_needs_ima
 
 @pytest.fixture
 def random_inception(place):
-    """A file of random weights for the network of FID."""
+    """A file with random weights of the network of FID."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Blank(FeatureExtractorInceptionV3):
@@ -500,7 +500,7 @@ def random_inception(place):
     return place / "random.pth"
 
 
-def test_statistics_over_inception_hold_what_adm_s_evaluator_reads(ganbench, place, random_inception):
+def test_statistics_of_inception_hold_the_arrays_that_adm_s_evaluator_reads(ganbench, place, random_inception):
     rng = np.random.default_rng(0)
     np.savez("a.npz", arr_0=rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
     done = ganbench("statistics", "a.npz", "--weights", f"inception-v3={random_inception}", "--out", "s.npz",
@@ -534,7 +534,7 @@ FILTERS = {"pil-bicubic": Image.BICUBIC, "pil-bilinear": Image.BILINEAR, "pil-la
 @pytest.mark.parametrize("method", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(20, 31), (6, 7)], ids=["smaller", "larger"])
-def test_each_method_is_pillow_s_on_8_bits(method, channels, size):
+def test_each_method_equals_pillow_on_8_bits(method, channels, size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     expected = np.array(Image.fromarray(pixels.squeeze()).resize((12, 12), FILTERS[method])).reshape(12, 12, channels)
@@ -546,7 +546,7 @@ def test_each_method_is_pillow_s_on_8_bits(method, channels, size):
     assert np.array_equal(resizing.parse(f"12:crop-{method}")(image).permute(1, 2, 0).numpy(), expected)
 
 
-def test_an_image_of_that_size_stays_as_it_is_and_a_crop_alone_takes_its_centre():
+def test_an_image_of_the_right_size_is_unchanged_and_a_crop_takes_the_centre():
     image = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(3, 4, 6)
     for method in FILTERS:
         assert torch.equal(resizing.parse(f"4:crop-{method}")(image), image[:, :, 1:5])
@@ -567,10 +567,10 @@ def test_images_of_several_sizes_become_one_set_from_a_folder_and_from_a_zip(pla
     assert torch.equal(a.images, b.images)
     assert a.origin["resize"] == b.origin["resize"] == "8:crop-box"
     other = open_source("set", options=Options(resize=resizing.parse("8:box")))
-    assert other.origin["fingerprint"] != a.origin["fingerprint"]  # so that no features are mixed up
+    assert other.origin["fingerprint"] != a.origin["fingerprint"]  # so that cached features are not mixed up
 
 
-def test_resize_is_of_all_sets_and_recorded(ganbench, ckpt, place):
+def test_resize_is_applied_to_all_sets_and_recorded(ganbench, ckpt, place):
     args = ["--reference", "digits:train", "--metrics", "fd_pixels", "--resize", "4:box", "--num", "40", "--json"]
     for source in (["--ckpt", ckpt], ["--images", "digits:test"]):
         done = ganbench("evaluate", *source, *args)
@@ -585,8 +585,8 @@ def test_resize_is_of_all_sets_and_recorded(ganbench, ckpt, place):
 # --- Order ---
 
 
-def test_images_sorted_by_class_have_the_value_of_shuffled_ones(ganbench, place):
-    """A file sorted by class gives other codes an Inception Score of one class a split."""
+def test_images_sorted_by_class_have_the_same_values_as_shuffled_ones(ganbench, place):
+    """In other implementations, each split of the Inception Score would hold images of one class only."""
     data = datasets.load("digits:train")
     by_class = torch.argsort(data.labels, stable=True)
     shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
@@ -600,12 +600,12 @@ def test_images_sorted_by_class_have_the_value_of_shuffled_ones(ganbench, place)
     (fd, score), (fd2, score2) = values["sorted"], values["shuffled"]
     assert fd["value"] == pytest.approx(fd2["value"], rel=1e-9)
     assert abs(score["value"] - score2["value"]) <= min(score["uncertainty"]["value"], score2["uncertainty"]["value"])
-    # Splits in the order of the file would score lower by more than that: the test can tell.
+    # Splits in the order of the file would score lower by more than this tolerance, so the test can fail.
     logits = features.extract(features.create("mnist-cnn"), data.images[by_class], 500, torch.device("cpu")).logits
     assert inception_score(logits).mean() < score["value"] - 3 * score["uncertainty"]["value"]
 
 
-def test_sample_s_npz_is_read_back_whatever_the_model(ganbench, place):
+def test_the_npz_of_sample_is_read_back(ganbench, place):
     save_tiny(place / "tiny.safetensors", tiny_dcgan())
     assert ganbench("sample", "--ckpt", "tiny.safetensors", "--num", 12, "--out", "a.npz").code == 0
     made = sources.open_source("a.npz")
@@ -614,7 +614,7 @@ def test_sample_s_npz_is_read_back_whatever_the_model(ganbench, place):
 
 
 @pytest.mark.parametrize("images", ["digits:test", "colour.npz"])
-def test_a_file_of_statistics_is_a_reference_with_the_value_of_its_images(ganbench, place, images):
+def test_statistics_as_reference_give_the_same_value_as_their_images(ganbench, place, images):
     rng = np.random.default_rng(0)
     for name in ("colour", "other"):
         np.savez(f"{name}.npz", arr_0=rng.integers(0, 256, (90, 8, 8, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Checkpoints: they hold what is needed to draw the same samples again, and no code."""
+"""Checkpoints hold all that is needed to draw the same samples again, and no code."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from ganbench.gan import checkpoint
 from ganbench.gan.checkpoint import Checkpoint
 
 
-def test_weights_and_metadata_come_back_as_they_were(tmp_path):
+def test_weights_and_metadata_are_loaded_unchanged(tmp_path):
     model = tiny_dcgan()
     meta = Checkpoint("dcgan", TINY, steps=7, recipe="tiny", data="digits:train", seed=3, commit="abc")
     checkpoint.save(tmp_path / "a.safetensors", model.state_dict(), meta)
@@ -29,13 +29,13 @@ def test_weights_and_metadata_come_back_as_they_were(tmp_path):
         assert back.state_dict()[name].dtype == value.dtype
 
 
-def test_a_loaded_model_is_ready_to_be_evaluated(tmp_path):
+def test_a_loaded_model_is_in_evaluation_mode_without_gradients(tmp_path):
     model, _ = checkpoint.load(save_tiny(tmp_path / "a.safetensors"))
     assert not any(module.training for module in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_the_model_need_not_be_named(tmp_path):
+def test_a_checkpoint_is_loaded_without_the_name_of_its_model(tmp_path):
     assert checkpoint.load(save_tiny(tmp_path / "a.safetensors"))[1].model == "dcgan"
 
 
@@ -51,7 +51,7 @@ def test_equal_weights_make_equal_files(tmp_path):
     assert save_tiny(tmp_path / "a.safetensors").read_bytes() == save_tiny(tmp_path / "b.safetensors").read_bytes()
 
 
-def test_weights_that_are_views_of_one_another_can_be_saved(tmp_path):
+def test_weights_that_share_memory_can_be_saved(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     checkpoint.save(tmp_path / "a.safetensors", {"a": base, "t": base.t(), "part": base[1]}, Checkpoint("dcgan"))
     back = load_file(tmp_path / "a.safetensors")
@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_foreign_state_dict_is_read_with_the_models_defaults_or_its_own_arguments(tmp_path, wrapped):
+def test_a_pickled_state_dict_is_read_with_default_or_stored_arguments(tmp_path, wrapped):
     if wrapped:
         state = tiny_dcgan().state_dict()
         torch.save({"model": "dcgan", "args": TINY, "state_dict": state}, tmp_path / "a.pt")
@@ -84,13 +84,13 @@ def test_a_foreign_state_dict_is_read_with_the_models_defaults_or_its_own_argume
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-def test_an_argument_that_the_model_does_not_have_is_named_with_the_likely_one():
+def test_an_unknown_argument_is_refused_with_a_suggestion():
     with pytest.raises(
         UserError, match=r"^mine: the model 'dcgan' has no argument 'g_widht'\. Did you mean 'g_width'\?$"
     ):
         checkpoint.make_model("dcgan", {"g_widht": 3}, "mine")
 
 
-def test_a_file_that_ends_otherwise_is_read_as_safetensors(tmp_path):
+def test_a_file_with_another_suffix_is_read_as_safetensors(tmp_path):
     path = save_tiny(tmp_path / "a.safetensors").rename(tmp_path / "a.weights")
     assert checkpoint.load(path)[1].model == "dcgan"

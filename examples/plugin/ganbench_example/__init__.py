@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
-RECIPES = Path(__file__).parent / "recipes"  # the folder of the recipes
+# Each TOML file in this folder is a recipe. `ganbench list` imports this file: import nothing slow here.
+RECIPES = Path(__file__).parent / "recipes"

@@ -15,7 +15,7 @@ def bars(split: str, root: Path, download: bool) -> Dataset:
     root: the data folder, for files of your own. download: whether the network may be used. Neither is needed here.
     Raises UserError for another split.
     """
-    if split not in SIZES:
+    if split not in SIZES:  # first of all, before a file is opened: `ganbench validate` relies on it
         raise unknown_split("bars", split, tuple(SIZES))
     generator = torch.Generator().manual_seed(list(SIZES).index(split))  # the same images every time
     n = SIZES[split]

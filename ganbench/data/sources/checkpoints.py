@@ -1,4 +1,7 @@
-"""Samples of a checkpoint, drawn on request and written to a PNG or npz."""
+"""Samples of a checkpoint: `draw` makes them, `write_grid` and `write_npz` write them to a file.
+
+The command `ganbench sample` uses these functions.
+"""
 
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from ganbench.data.sources.generators import generate
 from ganbench.data.sources.samples import Samples
 from ganbench.gan import checkpoint
 
-COLUMNS = 10  # of a grid
+COLUMNS = 10  # images in a row of a grid
 
 
 def draw(
@@ -22,8 +25,9 @@ def draw(
 ) -> Samples:
     """Return `num` samples of a checkpoint, uint8 N x C x H x W.
 
-    model: the name that the checkpoint must have, or None. labels: comma-separated classes, repeated to `num`; None:
-    balanced. Raises UserError for a checkpoint that cannot be read, and for labels that the model does not take.
+    model: the name that the checkpoint must have, or None. labels: classes separated by commas, repeated up to `num`;
+    None takes balanced classes. device: the name of a device, or None (see `choose_device`).
+    Raises UserError if the checkpoint cannot be read, and for labels that the model does not take.
     """
     gan, meta = checkpoint.load(ckpt, model)
     y = None
@@ -37,9 +41,9 @@ def draw(
 
 
 def _classes(text: str, known: int) -> list[int]:
-    """The classes in a comma-separated text, of a model that knows classes 0 to `known` - 1."""
+    """Read classes separated by commas. Raises UserError unless all are from 0 to `known` - 1."""
     if not known:
-        raise UserError("--labels: this model takes no labels.")
+        raise UserError("--labels: this model takes no labels. Leave --labels out.")
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
@@ -50,13 +54,16 @@ def _classes(text: str, known: int) -> list[int]:
 
 
 def write_grid(samples: Samples, path: Path) -> None:
-    """Write a PNG with the samples, ten to a row, sorted by class."""
+    """Write a PNG with the samples, ten in a row, sorted by class. Raises UserError if it cannot be written."""
     order = torch.arange(len(samples.images)) if samples.labels is None else samples.labels.argsort(stable=True)
     images.save_png(images.grid(samples.images[order], COLUMNS), path)
 
 
 def write_npz(samples: Samples, path: Path) -> None:
-    """Write an npz that `open_source` reads: arr_0, uint8 N x H x W x C, and arr_1, the labels if there are any."""
+    """Write an npz that `open_source` reads. Raises UserError if it cannot be written.
+
+    `arr_0` holds the images, uint8 N x H x W x C. `arr_1` holds the labels, int64 N, if there are any.
+    """
     arrays = {"arr_0": samples.images.permute(0, 2, 3, 1).numpy()}
     if samples.labels is not None:
         arrays["arr_1"] = samples.labels.numpy()
