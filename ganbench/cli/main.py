@@ -14,6 +14,7 @@ import click
 
 from ganbench import __version__
 from ganbench.base.errors import UserError
+from ganbench.cli.baseline import baseline
 from ganbench.cli.check import check
 from ganbench.cli.compare import compare
 from ganbench.cli.doctor import doctor
@@ -30,7 +31,7 @@ from ganbench.cli.train_classifier import train_classifier
 from ganbench.cli.validate import validate
 
 COMMANDS = (
-    check, compare, doctor, evaluate, figures, list_, neighbours, reproduce, sample, statistics, table,
+    baseline, check, compare, doctor, evaluate, figures, list_, neighbours, reproduce, sample, statistics, table,
     train_classifier, validate,
 )
 

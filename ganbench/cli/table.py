@@ -40,6 +40,8 @@ def table(
     text, page = stored.table(out, name, dataset, budget, form)
     written = {"table": page, "index": pages.write_all(out)[-1] if index else None}
     click.echo(text, nl=False)
+    for line in () if quiet else stored.copies(out, name):
+        click.echo(f"note:    {line}", err=True)
     for what, path in written.items():
         if path is not None and not quiet:
             click.echo(f"{what}:   {path}", err=True)

@@ -1,15 +1,21 @@
-"""The stored results of a folder: the table of `ganbench table`, and the run that `ganbench check` looks for.
+"""The stored results of a folder: the table of `ganbench table`, and the runs that `ganbench check` looks for.
 
 Runs lie in `<out>/runs/<recipe>/<run>/result.json`, pages in `<out>/tables/<name>.md`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ganbench import recipes
 from ganbench.base.errors import UserError, did_you_mean
 from ganbench.recipes import Recipe
+from ganbench.reporting import baseline as baselines
 from ganbench.reporting import pages, regression, results, tables
-from ganbench.reporting.regression import Check
+from ganbench.reporting.baseline import Baseline
+from ganbench.reporting.comparable import subject, without_copies
+from ganbench.reporting.regression import Change, Check
 from ganbench.reporting.results import Result
 
 
@@ -61,32 +67,101 @@ def _results(recipe: Recipe, out: Path) -> list[Result]:
     return [result for _, result in results.load_all(out / "runs" / recipe.name)]
 
 
-def check(baseline: Path, result: Path | None, runs: Path) -> tuple[Path, list[Check]]:
-    """Compare a result with a baseline, metric by metric. Return the result's file and the checks.
+# --- The check ---
 
-    Without a result, take the newest one below `runs` of the baseline's recipe, seed and overrides.
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check. files: of the new runs. head: lines that stand above the table. remarks: for stderr."""
+
+    files: list[Path]
+    checks: list[Check]
+    head: list[str]
+    remarks: list[str]
+
+
+def check(
+    file: Path, given: Sequence[Path], runs: Path, false_alarms: float | None = None
+) -> Checked:
+    """Check results against a baseline, metric by metric.
+
+    file: of the baseline. given: files of results; without any, the newest run below `runs` of the baseline's recipe
+    and overrides is taken (and of its seed, if the baseline is a result file). false_alarms: instead of the baseline's.
     Raises UserError for a file that cannot be read, and if there is no such run.
     """
-    base, tolerances = regression.load_baseline(baseline)
-    if result is None:
-        result = _newest_run(base, baseline, runs)
-    return result, regression.compare(base, tolerances, results.load(result))
+    base = baselines.load(file)
+    found = _given(given) if given else _runs_of(base, file, runs)[-1:]
+    found, remarks = without_copies(found)
+    head = regression.head(base, len(found), false_alarms)
+    ours = {(r.get("created"), r.get("subject"), r.get("seed")) for r in base.runs if r.get("created")}
+    for path, result in found:
+        if (result.created, subject(result) or None, result.seed) in ours:
+            head.append(f"{path} is a run of the baseline itself: nothing new was checked.")
+        for key in ("version", "budget"):
+            old, new = ((of.recipe or {}).get(key) for of in (base.of, result))
+            if old != new and base.of.recipe and result.recipe:
+                remarks.append(f"{path}: the {key} of the recipe is {new}, and {old} in the baseline")
+    return Checked([path for path, _ in found], regression.compare(base, found, false_alarms), head, remarks)
 
 
-def _newest_run(base: Result, file: Path, runs: Path) -> Path:
-    """The newest result of the recipe, seed and overrides of a baseline, which `file` holds."""
-    wanted = (base.recipe or {}).get("name")
+def update(file: Path, given: Sequence[Path], runs: Path) -> tuple[list[Change], Baseline, list[str]]:
+    """Write a baseline anew with other runs and its own settings. Return what changes, the new one, and remarks.
+
+    given: files of results; without any, all runs below `runs` of the baseline's recipe and overrides are taken, of the
+    recipe's version in the newest of them.
+    """
+    old = baselines.load(file)
+    found = _given(given)
+    if not found:
+        every = _runs_of(replace(old, seed=None), file, runs)
+        version = (every[-1][1].recipe or {}).get("version")
+        found = [(path, result) for path, result in every if (result.recipe or {}).get("version") == version]
+    made, remarks = baselines.make(found)
+    new, changes = regression.updated(old, made)
+    baselines.save(new, file)
+    return changes, new, remarks
+
+
+def _given(files: Sequence[Path]) -> list[tuple[Path, Result]]:
+    return [(path, results.load(path)) for path in files]
+
+
+def _runs_of(base: Baseline, file: Path, runs: Path) -> list[tuple[Path, Result]]:
+    """Return the stored results of a baseline's recipe, overrides and seed (if it has one), the newest last."""
+    wanted = (base.of.recipe or {}).get("name")
     if wanted is None:
         raise UserError(f"the baseline {file} is of no recipe, so there is no run to look for: name the RESULT file.")
-    found = [(result.created, path) for path, result in results.load_all(runs) if _run_of(result) == _run_of(base)]
+    found = [
+        (path, result) for path, result in results.load_all(runs)
+        if (result.recipe or {}).get("name") == wanted and result.overrides == base.of.overrides
+        and base.seed in (None, result.seed)
+    ]
     if not found:
-        changed = f" and the overrides {base.overrides}" if base.overrides else ""
-        raise UserError(
-            f"no result of recipe '{wanted}' with seed {base.seed}{changed} in {runs}: name the RESULT file."
-        )
-    return max(found)[1]
+        seed = "" if base.seed is None else f" with seed {base.seed}"
+        changed = f" and the overrides {base.of.overrides}" if base.of.overrides else ""
+        raise UserError(f"no result of recipe '{wanted}'{seed}{changed} in {runs}: name the RESULT file.")
+    return sorted(found, key=lambda pair: (pair[1].created, pair[0]))
 
 
-def _run_of(result: Result) -> tuple[object, ...]:
-    """The recipe, seed and overrides that a result is of."""
-    return (result.recipe or {}).get("name"), result.seed, result.overrides
+def runs_of_seeds(
+    recipe: Recipe, seeds: Sequence[int], overrides: dict[str, Any], out: Path
+) -> dict[int, tuple[Path, Result]]:
+    """Return the newest stored run of each seed that has one, of the recipe's present version with these overrides."""
+    loaded = results.load_all(out / "runs" / recipe.name)
+    fitting = tables.counted(recipe, [result for _, result in loaded], overrides)
+    found: dict[int, tuple[Path, Result]] = {}
+    for path, result in sorted(loaded, key=lambda pair: (pair[1].created, pair[0])):
+        if result.seed in seeds and any(result is other for other in fitting):
+            found[result.seed] = path, result
+    return found
+
+
+def copies(out: Path, name: str | None = None) -> list[str]:
+    """Return a line for each stored result that is a copy of another one, and counts in no table.
+
+    name: of a recipe or a group; None: of all recipes that were run.
+    """
+    folders = sorted((out / "runs").glob("*")) if name is None else [
+        out / "runs" / recipe.name for recipe in recipes.lookup(name)[1].values()
+    ]
+    return [line for folder in folders for line in without_copies(results.load_all(folder))[1]]

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.recipes import Group, Recipe, Reported, Rival, rivals
+from ganbench.reporting.comparable import without_copies
 from ganbench.reporting.results import Measurement, Result
 from ganbench.reporting.verdicts import Summary, Verdict, judge, summarise
 
@@ -82,14 +83,15 @@ def counted(recipe: Recipe, results: list[Result], overrides: dict[str, Any] | N
     """Return the results that count in a table: of the recipe's present version, with exactly these overrides.
 
     A result on a budget counts if the recipe still has that budget as it was. The hash of the recipe's file is not
-    compared: a change that could move a number raises the version.
+    compared: a change that could move a number raises the version. A copy of a run counts once.
     """
     wanted = overrides or {}
     budget = recipe.budget[wanted["budget"]].changes() if wanted.get("budget") in recipe.budget else None
     same = {"version": recipe.version, "budget": budget}
-    return [
+    found = [
         r for r in results if r.overrides == wanted and same.items() <= {"budget": None, **(r.recipe or {})}.items()
     ]
+    return [r for _, r in without_copies([("", r) for r in found])[0]]
 
 
 def overrides_shown(recipe: Recipe, results: list[Result]) -> dict[str, Any]:

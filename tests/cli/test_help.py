@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -69,8 +70,9 @@ def prepared(tmp_path_factory):
     for i in range(3):
         write_png(folder / "faces" / f"{i}.png", np.full((8, 8, 3), 80 * i, np.uint8))
     result = acgan_result()
-    for name in ("result", "baseline", "old", "new"):
-        results.save(result, folder / f"{name}.json")
+    names = ("baseline", "result", "old", "new", "old0", "old1", "new0", "new1", "seed0", "seed1", "seed2")
+    for seed, name in enumerate(names):
+        results.save(replace(result, seed=seed), folder / f"{name}.json")
     for run in ("dcgan-digits", "acgan-mnist"):
         results.save(result, folder / "results" / "runs" / run / "seed0" / "result.json")
     return folder
