@@ -3,6 +3,7 @@
 Call `require` before an allocation whose size an input decides.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def in_words(size: int) -> str:
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
         if size >= 1 << (10 * power) or unit == "MiB":
             amount = size / (1 << (10 * power))
-            return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.2g} {unit}"
+            return f"{amount:,.0f} {unit}" if amount >= 99.5 else f"{amount:.2g} {unit}"
     raise AssertionError
 
 
@@ -49,17 +50,35 @@ def _free() -> int:
         return UNKNOWN
 
 
-def _cgroup() -> int:
-    """Free bytes under the limit of the control group, of version 2 or 1."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return UNKNOWN
+def _cgroup(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Free bytes under the least limit of this process's control groups, of version 2 or 1, up to the root.
+
+    A job of a scheduler has its limit in a group far below the root. Pages of files that nobody uses count as free.
+    mounted: the folder of all groups. own: the file that names this process's groups.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    groups = [(mounted, "memory.max", "memory.current", "inactive_file", "")]
+    groups += [(mounted / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "")]
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if not controllers:
+            groups.append((*groups[0][:4], path))
+        elif "memory" in controllers.split(","):
+            groups.append((*groups[1][:4], path))
+    free = UNKNOWN
+    for root, limit, used, reclaimable, path in groups:
+        folder = root / path.lstrip("/")
+        while folder == root or root in folder.parents:
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+                most, now = (int((folder / name).read_text()) for name in (limit, used))
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    now -= int(counts[reclaimable])
+                free = min(free, most - now)
+            folder = folder.parent
+    return free
 
 
 def _address_space() -> int:
