@@ -1,7 +1,13 @@
 """Errors that a user can mend, with a message of one line.
 
-Raise `UserError` for them; add `did_you_mean` to the message where a name is not known.
+Raise `UserError` for them; add `did_you_mean` to the message where a name is not known. `printable` makes a text safe
+for a terminal.
 """
+
+import re
+
+# Control characters but tab and newline, marks that reorder a line, and halves of characters, which UTF-8 has not.
+_NOT_PRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -31,3 +37,26 @@ def did_you_mean(word: str, known: list[str], where: str = "") -> str:
     if where:
         return f" {where}"
     return f" Known: {', '.join(sorted(known))}." if known else ""
+
+
+def printable(text: str) -> str:
+    r"""Return the text with characters that a terminal would obey, or could not print, as escapes.
+
+    File names and texts in files that somebody else wrote may hold such characters.
+
+    >>> print(printable("red \x1b[31m"))
+    red \x1b[31m
+    """
+    return _NOT_PRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return the text, or if it is longer than `most` characters, its beginning and end.
+
+    >>> shortened("0123456789", 7)
+    '01...89'
+    """
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
