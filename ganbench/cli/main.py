@@ -6,6 +6,7 @@ Each command stands in a file of its own. Heavy modules are imported inside the 
 return at once.
 """
 
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from ganbench import __version__
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, printable, shortened
 from ganbench.cli.baseline import baseline
 from ganbench.cli.check import check
 from ganbench.cli.compare import compare
@@ -21,6 +22,7 @@ from ganbench.cli.doctor import doctor
 from ganbench.cli.evaluate import evaluate
 from ganbench.cli.figures import figures
 from ganbench.cli.list_ import list_
+from ganbench.cli.merge import merge
 from ganbench.cli.neighbours import neighbours
 from ganbench.cli.options import examples, is_first_process
 from ganbench.cli.reproduce import reproduce
@@ -30,9 +32,11 @@ from ganbench.cli.table import table
 from ganbench.cli.train_classifier import train_classifier
 from ganbench.cli.validate import validate
 
+MOST_CHARACTERS = 4000  # of a message: it may quote what somebody else wrote into a file
+
 COMMANDS = (
-    baseline, check, compare, doctor, evaluate, figures, list_, neighbours, reproduce, sample, statistics, table,
-    train_classifier, validate,
+    baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, statistics,
+    table, train_classifier, validate,
 )
 
 
@@ -40,6 +44,7 @@ class Commands(click.Group):
     """A group of commands that turns every error into one line on stderr and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _print_every_name()
         try:
             sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
         except click.UsageError as error:
@@ -59,8 +64,15 @@ class Commands(click.Group):
 
 def _fail(message: str) -> NoReturn:
     if is_first_process():  # every process makes the same mistake: say it once
-        click.echo(f"ganbench: error: {' '.join(message.split())}", err=True)
+        click.echo(f"ganbench: error: {printable(shortened(' '.join(message.split()), MOST_CHARACTERS))}", err=True)
     sys.exit(2)
+
+
+def _print_every_name() -> None:
+    """Print characters that the output's encoding does not have as escapes: file names may hold any bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @click.group(

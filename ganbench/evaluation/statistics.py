@@ -4,78 +4,178 @@ The file is an npz as pytorch-fid and guided-diffusion (ADM) read it: `mu` (d) a
 With them go `n`, how many images; `extractor`, the network's name; and `sha256`, of its weights: a distance over
 another network or of too few images can then be refused. Over Inception-v3 there are also `mu_s` and `sigma_s`, of
 the spatial features of sFID, without which ADM's evaluator does not take the others; and it reads images too
-(`with_images`): `arr_0`, uint8 N x H x W x C, and `arr_1`, their labels.
+(`with_images`): `arr_0`, uint8 N x H x W x C, and `arr_1`, their labels. `features` are float32 N x d.
+
+One pass over the images makes all of it, batch by batch: N does not change the memory, unless features are kept. One
+machine can make one shard of a set (see `shards`).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ganbench import features
+from ganbench.base import memory
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
-from ganbench.base.files import atomic_path
 from ganbench.base.progress import Reporter
 from ganbench.data import datasets, resizing, sources
 from ganbench.data.sources import Samples
-from ganbench.metrics.frechet import moments
+from ganbench.data.streams import batches
+from ganbench.evaluation import npz, shards
+from ganbench.evaluation.listing import open_listed
+from ganbench.evaluation.shards import Part, Shard
+from ganbench.features import FeatureExtractor
+from ganbench.metrics.frechet import MomentsAccumulator
 
-SPATIAL = {"inception-v3": "inception-v3-spatial"}  # the extractor of mu_s and sigma_s, where there is one
 
+@dataclass(frozen=True)
+class Request:
+    """What `ganbench statistics` is asked for.
 
-def write_of_source(
-    source: str, name: str, weights: Path | None, out: Path, with_images: bool, num: int | None, seed: int,
-    batch_size: int | None, device: str | None, reporter: Reporter, *, resize: str | None = None,
-    image_labels: Path | None = None, latent: str | None = None, prior: str | None = None, classes: int | None = None,
-) -> None:
-    """Open a source of images, as `sources.open_source` takes it, and `write` the moments of its features.
-
-    num, seed: how many images, drawn under the seed. device: by name; None: the accelerator if there is one.
-    resize, image_labels, latent, prior, classes: how the source is read, in the words of the command line.
-    Raises UserError for a source or an option that cannot be used, and whatever `write` raises.
+    source, num, seed: images, as `sources.open_source` takes them. extractor, weights: the network, and its file
+    instead of the published one. out: the npz. with_images, with_features: keep them in the file too.
+    shard: measure this one alone, and write a part. force: make a part that is there again.
+    batch_size: None leaves it to the extractor. device: by name; None: the accelerator if there is one.
+    resize, channels, alpha, image_labels, latent, prior, classes: how to read the source, in the words of the command
+    line.
     """
-    where = choose_device(device)
-    options = sources.Options(
-        labels_file=image_labels, resize=None if resize is None else resizing.parse(resize),
-        latent=None if latent is None else sources.parse_latent(latent), prior=prior, classes=classes, device=where,
-        progress=reporter.progress,
-    )
-    samples = sources.open_source(source, num, seed, options=options)
-    write(samples, source, name, weights, out, with_images, batch_size, where, reporter.progress)
+
+    source: str
+    out: Path
+    extractor: str = "inception-v3"
+    weights: Path | None = None
+    with_images: bool = False
+    with_features: bool = False
+    shard: Shard | None = None
+    force: bool = False
+    num: int | None = None
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | None = None
+    resize: str | None = None
+    channels: str | None = None
+    alpha: str | None = None
+    image_labels: Path | None = None
+    latent: str | None = None
+    prior: str | None = None
+    classes: int | None = None
+
+    def options(self, device: torch.device, reporter: Reporter) -> sources.Options:
+        """Return how to read the source. Raises UserError for an option that cannot be read."""
+        return sources.Options(
+            labels_file=self.image_labels, resize=None if self.resize is None else resizing.parse(self.resize),
+            latent=None if self.latent is None else sources.parse_latent(self.latent), prior=self.prior,
+            classes=self.classes, device=device, progress=reporter.progress, say=reporter.say, channels=self.channels,
+            alpha=self.alpha,
+        )
 
 
-def write(
-    samples: Samples, source: str, name: str, weights: Path | None, out: Path, with_images: bool = False,
-    batch_size: int | None = None, device: torch.device | None = None,
-    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda n: None,
-) -> None:
-    """Write the moments of the features of `samples` by the extractor `name` to the npz `out`.
+def run(request: Request, reporter: Reporter) -> None:
+    """Write the file of moments, or the part file of a shard, that is asked for.
 
-    source: the samples' name in messages. Raises UserError for fewer than two images, weights that cannot be had, and
-    features that are not finite.
+    A part that is there and finished is not made again.
+    Raises UserError for a source or an option that cannot be used, fewer than two images, weights that cannot be had,
+    too little memory, and features that are not finite.
     """
-    n = len(samples.images)
-    if n < 2:
-        raise UserError(f"'{source}' is one image: a covariance needs at least two.")
-    extractor = features.create(name, weights, not datasets.offline())
-    passes = [("mu", "sigma", name, extractor)]
-    if name in SPATIAL:
-        spatial = features.create(SPATIAL[name], weights, not datasets.offline())
-        passes.append(("mu_s", "sigma_s", SPATIAL[name], spatial))
-    arrays: dict[str, np.ndarray] = {}
-    for mean, covariance, what, network in passes:
-        advance = progress(f"{what}, {source}", n)
-        rows = features.extract(network, samples.images, batch_size, device or torch.device("cpu"), advance).features
-        if not torch.isfinite(rows).all():
-            raise UserError(f"some features of {what} are not finite: the extractor or the images are broken.")
-        found = moments(rows)
-        arrays |= {mean: found.mean.numpy(), covariance: found.cov.numpy()}
-    arrays |= {"n": np.array(n), "extractor": np.array(name), "sha256": np.array(extractor.sha256)}
-    if with_images:
-        arrays["arr_0"] = samples.images.permute(0, 2, 3, 1).numpy()
+    device = choose_device(request.device)
+    samples = open_listed(request.source, request.num, request.seed, request.options(device, reporter))
+    total = len(samples.images)
+    if total < 2:
+        raise UserError(f"'{request.source}' is one image: a covariance needs at least two.")
+    rows = request.shard.rows(total) if request.shard else range(total)
+    networks = {
+        name: features.create(name, request.weights, not datasets.offline())
+        for name in shards.networks_of(request.extractor)
+    }
+    if request.shard:
+        part = describe(samples, request.shard, networks, request.with_features)
+        if not request.force:
+            finished, remark = shards.is_finished(request.out, part)
+            if remark:
+                reporter.say(remark)
+            if finished:
+                return
+    where = f"shard {request.shard} of {request.source}" if request.shard else request.source
+    found = measure(samples, rows, networks, request.batch_size, device, request.with_features, where, reporter)
+    if request.shard:
+        shards.write(request.out, part, found.moments, found.features)
+        return
+    arrays = shards.arrays_of(found.moments, request.extractor, networks[request.extractor].sha256)
+    if found.features is not None:
+        arrays["features"] = found.features.numpy()
+    if request.with_images:
+        n, c, h, w = samples.images.shape
+        arrays["arr_0"] = npz.Stream((n, h, w, c), np.dtype(np.uint8), _channels_last(samples))
         if samples.labels is not None:
             arrays["arr_1"] = samples.labels.numpy()
-    with atomic_path(out) as part, open(part, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    npz.write(request.out, arrays)
+
+
+def describe(
+    samples: Samples, shard: Shard, networks: dict[str, FeatureExtractor], with_features: bool
+) -> Part:
+    """Return what the part file of a shard is a part of. networks: by name, that of the features first."""
+    images = {k: v for k, v in samples.origin.items() if k not in ("name", "left_out", "labels_from")}
+    images["shape"] = list(samples.images.shape[1:])
+    about = {name: {"version": network.version, "sha256": network.sha256} for name, network in networks.items()}
+    name = str(samples.origin.get("name", ""))
+    return Part(shard, len(samples.images), name, images, next(iter(networks)), about, with_features)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass over some rows gives: moments by extractor, and the features of the first one, float32, if kept."""
+
+    moments: dict[str, MomentsAccumulator]
+    features: Tensor | None
+
+
+def measure(
+    samples: Samples, rows: range, networks: dict[str, FeatureExtractor], batch_size: int | None, device: torch.device,
+    keep: bool, what: str, reporter: Reporter,
+) -> Found:
+    """Run networks over some rows of a set, in one pass, and return the moments of their features.
+
+    keep: keep the features of the first network too. what: the name of these rows, for messages.
+    Raises UserError if the moments or features do not fit into memory, before any is made, and if a feature is not
+    finite.
+    """
+    networks = {name: network.to(device) for name, network in networks.items()}
+    first = next(iter(networks))
+    one = next(batches(samples.images, 1, slice(rows.start, rows.start + 1)))
+    widths = [features.embed(network, one, device).features.shape[1] for network in networks.values()]
+    shards.require_memory(widths, what)
+    if keep:
+        memory.require(4 * len(rows) * widths[0], f"{what}: features of {len(rows):,} images")
+    kept = torch.empty(len(rows), widths[0]) if keep else None
+    sizes = {name: batch_size or net.batch_size(device, samples.images.shape) for name, net in networks.items()}
+    moments = {name: MomentsAccumulator() for name in networks}
+    advance: Callable[[int], None] = reporter.progress(f"{' + '.join(networks)}, {what}", len(rows))
+    done = 0
+    whole = len(rows) == len(samples.images)
+    for batch in batches(samples.images, math.lcm(*sizes.values()), None if whole else slice(rows.start, rows.stop)):
+        for name, network in networks.items():
+            for at, some in enumerate(batch.split(sizes[name])):
+                out = features.embed(network, some, device).features
+                if not torch.isfinite(out).all():
+                    raise UserError(
+                        f"some features of {name} are not finite: the extractor or the images are broken."
+                    )
+                moments[name].update(out)
+                if kept is not None and name == first:
+                    start = done + at * sizes[name]
+                    kept[start : start + len(out)] = out
+        done += len(batch)
+        advance(len(batch))
+    return Found(moments, kept)
+
+
+def _channels_last(samples: Samples) -> Iterator[npz.Array]:
+    for batch in batches(samples.images, 256):
+        yield batch.permute(0, 2, 3, 1).contiguous().numpy()

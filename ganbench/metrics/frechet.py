@@ -134,6 +134,25 @@ class MomentsAccumulator:
         self._scatter += other._scatter
         self._join(other.n, other._mean, self._buffer[:0])
 
+    def state(self) -> dict[str, Tensor]:
+        """Return count, mean and sums of squares around the mean (lower triangle, float64), for `from_state`."""
+        self._fold()
+        return {
+            "n": torch.tensor(self.n), "mean": torch.from_numpy(self._mean.copy()),
+            "scatter": torch.from_numpy(np.tril(self._scatter)),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "MomentsAccumulator":
+        """Return an accumulator that goes on from `state()`. Raises ValueError if its shapes do not fit together."""
+        made, mean, scatter = cls(), state["mean"].double().numpy(), state["scatter"].double().numpy()
+        if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
+            raise ValueError(f"a mean of {mean.shape} and sums of squares of {scatter.shape} do not belong together")
+        if len(mean):
+            made._start(len(mean))
+            made.n, made._mean, made._scatter = int(state["n"]), mean.copy(), np.array(scatter, order="F")
+        return made
+
     def moments(self) -> Moments:
         """Return the moments of all rows so far; more rows may follow. Raises Unavailable for fewer than two rows."""
         if len(self) < 2:

@@ -11,7 +11,11 @@ import torch
 from support import save_tiny, write_png, write_recipe
 
 from ganbench import cli, recipes
+from ganbench.base.progress import Reporter
 from ganbench.data.datasets import load
+from ganbench.evaluation import statistics
+from ganbench.evaluation.shards import Shard
+from ganbench.evaluation.statistics import Request
 from ganbench.metrics import Inputs, Side, discriminability
 from ganbench.reporting import results
 from ganbench.reporting.results import Measurement, Result
@@ -75,6 +79,9 @@ def prepared(tmp_path_factory):
         results.save(replace(result, seed=seed), folder / f"{name}.json")
     for run in ("dcgan-digits", "acgan-mnist"):
         results.save(result, folder / "results" / "runs" / run / "seed0" / "result.json")
+    for number in (1, 2):
+        request = Request("digits:test", folder / "parts" / f"part-{number}.npz", "pixels", shard=Shard(number, 2))
+        statistics.run(request, Reporter(quiet=True))
     return folder
 
 
