@@ -66,14 +66,14 @@ class Baseline:
     @property
     def subjects(self) -> int:
         """Number of models that were measured; runs without a known subject count as one model each."""
-        known = [run.get("subject", "") for run in self.runs]
+        known = [str(run.get("subject") or "") for run in self.runs]
         return len({s for s in known if s}) + known.count("")
 
     @property
     def covers(self) -> str:
         """What the tolerance covers, in words."""
         if len(self.runs) == 1:
-            return "sampling only: the baseline is one run, and says nothing of other seeds"
+            return "sampling only: one run says nothing of other seeds"
         if self.subjects == 1:
             return f"sampling only: all {len(self.runs)} results are of one model"
         return f"sampling and training: the spread over {len(self.runs)} runs"
@@ -293,6 +293,9 @@ def _parse(value: dict[str, Any], where: str) -> Baseline:
     for key in ("measurements", "runs"):
         if not isinstance(value[key], list) or not value[key] or not all(isinstance(x, dict) for x in value[key]):
             raise UserError(f"{where}: '{key}' must be a list of at least one object.")
+    for run in value["runs"]:
+        if not all(x is None or isinstance(x, str | int | float) for x in run.values()):
+            raise UserError(f"{where}, 'runs': the values of a run must be texts or numbers.")
     metrics = [_parse_metric(m, len(value["runs"]), f"{where}, 'measurements'[{i}]")
                for i, m in enumerate(value["measurements"])]
     names = [kept.measurement.metric for kept in metrics]

@@ -92,7 +92,7 @@ def _same_set(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[tuple[
     if kinds[0] is None or kinds[0] != kinds[1]:
         rows.append(("images", _named(a), _named(b)))
     elif a["fingerprint"] != b["fingerprint"]:
-        one, two = (f"{_named(s)} ({s['fingerprint'][:8]})" for s in (a, b))
+        one, two = (f"{_named(s)} ({str(s['fingerprint'])[:8]})" for s in (a, b))
         rows.append(("images", one, two))
     return [row for row in rows if row[1] != row[2]]
 

@@ -352,6 +352,7 @@ def test_a_result_file_is_a_baseline_of_one_run_with_settings_beside_its_keys(tm
         ({"recipe": "tiny"}, "'recipe' must be an object"),
         ({"overrides": [1]}, "'overrides' must be an object"),
         ({"runs": []}, "'runs' must be a list of at least one"),
+        ({"runs": [{"subject": []}] * 4}, "'runs': the values of a run must be texts or numbers"),
         ({"measurements": [3]}, "'measurements' must be a list"),
         ({"values": [1.0] * 5}, "(m): 'values' must be 1 to 4 finite numbers"),
         ({"values": []}, "'values' must be 1 to 4"),
