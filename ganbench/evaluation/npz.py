@@ -61,7 +61,8 @@ def _add(archive: zipfile.ZipFile, name: str, array: Array | Stream, digest: _Ha
     if not isinstance(array, Stream):
         array = Stream(array.shape, array.dtype, [array])
     expected, rows = array.shape[1:], 0
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+    member = zipfile.ZipInfo(f"{name}.npy")  # without the time: the same arrays give the same file
+    with archive.open(member, "w", force_zip64=True) as file:
         header = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
         npy.write_array_header_1_0(file, header)
         digest.update(_identity(name, array.dtype, array.shape))

@@ -27,7 +27,6 @@ from ganbench.metrics.frechet import CHUNK, MomentsAccumulator
 PROTOCOL = 1  # raise it when the cut into shards, or the content of a part, changes
 SPATIAL = {"inception-v3": "inception-v3-spatial"}  # the extractor of mu_s and sigma_s, where there is one
 UNIT = 256  # images: shards begin at multiples, so that their batches are those of one pass
-MOST = 9_999_999  # shards
 TEXT = re.compile("([0-9]{1,7})/([0-9]{1,7})")
 
 

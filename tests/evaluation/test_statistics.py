@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import everything_below, write_png
+from torch import nn
 
 from ganbench.base import memory
 from ganbench.base.errors import UserError
@@ -128,6 +129,8 @@ def test_any_split_and_order_gives_the_moments_of_one_pass(tmp_path_factory, dat
     rows = torch.from_numpy((rng.standard_normal((n, d)) * rng.uniform(0.1, 3, d) + offset).astype(np.float32))
     paths = write_parts(folder, rows, data.draw(st.integers(1, min(n, 20))))
     shards.merge(data.draw(st.permutations(paths)), folder / "merged.npz")
+    shards.merge(paths, folder / "in-order.npz")
+    assert (folder / "merged.npz").read_bytes() == (folder / "in-order.npz").read_bytes()
     found, exact = arrays(folder / "merged.npz"), rows.numpy().astype(np.longdouble)
     mean = exact.mean(0)
     sigma = (exact - mean).T @ (exact - mean) / (n - 1)
@@ -212,6 +215,28 @@ def test_a_shard_of_files_reads_its_own_and_not_the_others(place, kind, monkeypa
         assert set(read) == {"00.png", *(f"{row:02}.png" for row in Shard(i, 3).rows(40))}
     shards.merge([place / f"{i}.npz" for i in (3, 1, 2)], place / "merged.npz")
     assert_same_moments("merged.npz", "one.npz")
+
+
+def test_a_shard_of_a_generator_makes_its_own_images(place, monkeypatch):
+    """Images that are made on demand, as those of a large number of samples are."""
+    from ganbench.data.sources import generators
+
+    class Generator(nn.Module):
+        def forward(self, z):
+            return torch.tanh(z).view(-1, 1, 4, 4)
+
+    torch.jit.script(Generator()).save("g.pt")
+    monkeypatch.setattr(generators, "IN_MEMORY", 0)
+    monkeypatch.setattr(generators, "BATCH", 20)
+    more = {"num": 150, "latent": "16"}
+    statistics.run(Request("g.pt", place / "one.npz", "pixels", **more), QUIET)
+    for i in (1, 2, 3, 4):
+        make(i, 4, place / f"{i}.npz", "g.pt", **more)
+    shards.merge([place / f"{i}.npz" for i in (4, 1, 2, 3)], place / "merged.npz")
+    assert_same_moments("merged.npz", "one.npz")
+    make(4, 4, place / "other.npz", "g.pt", **more, seed=1)
+    with pytest.raises(UserError, match="seed 1, not 0"):
+        shards.merge([place / "1.npz", place / "other.npz"], place / "m.npz")
 
 
 def test_a_set_that_lies_elsewhere_is_the_same_one_and_a_changed_one_is_not(place):
@@ -445,7 +470,7 @@ def test_features_that_are_not_finite_are_refused(place, monkeypatch):
 def test_the_local_launcher_makes_all_shards_and_merges_them(ganbench, place):
     pytest.importorskip("submitit")
     args = ["statistics", "digits:test", "--extractor", "pixels", "--num", "400", "--with-features"]
-    done = ganbench(*args, "--launcher", "local", "--shards", "2", "--out", "all.npz")
+    done = ganbench(*args, "--launcher", "local", "--shards", "2", "--jobs", "2", "--out", "all.npz")
     assert (done.code, done.out) == (0, "all.npz\n"), done.err
     assert sorted(p.name for p in (place / "all-parts").glob("*.npz")) == ["part-1-of-2.npz", "part-2-of-2.npz"]
     assert "shard 2: done" in done.err
