@@ -1,5 +1,6 @@
 """Memory that is free: limits of control groups and of the process, and the refusal of what needs more."""
 
+import doctest
 import re
 import resource
 import sys
@@ -77,3 +78,8 @@ def test_a_limit_of_the_address_space_counts(tmp_path):
 def test_sizes_are_written_for_people(size, text):
     assert memory.in_words(int(size)) == text
     assert not re.search("e[+-]", memory.in_words(int(size)))
+
+
+def test_the_example_in_the_docstring_works():
+    found = doctest.testmod(memory)
+    assert (found.failed, found.attempted) == (0, 1)

@@ -1,5 +1,6 @@
 """Moments of a set in one pass and in shards: part files, what is wrong with them, and their merger."""
 
+import doctest
 import itertools
 import json
 import shutil
@@ -72,6 +73,11 @@ def write_parts(folder, rows, of, features=True):
 
 
 # --- The cut into shards ---
+
+
+def test_the_examples_in_the_docstrings_work():
+    found = doctest.testmod(shards)
+    assert (found.failed, found.attempted > 2) == (0, True)
 
 
 @given(total=st.integers(1, 10**9), of=st.integers(1, 2000))
