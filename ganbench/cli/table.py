@@ -40,7 +40,7 @@ def table(
     text, page = stored.table(out, name, dataset, budget, form)
     written = {"table": page, "index": pages.write_all(out)[-1] if index else None}
     click.echo(text, nl=False)
-    for line in () if quiet else stored.copies(out, name):
+    for line in () if quiet else stored.remarks(out, name):
         click.echo(f"note:    {line}", err=True)
     for what, path in written.items():
         if path is not None and not quiet:

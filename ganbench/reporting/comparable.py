@@ -7,7 +7,6 @@ that was measured in the same way, on the same real images, with images of the s
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ganbench.reporting.results import Measurement, Result
@@ -182,9 +181,3 @@ def _content(result: Result) -> str | None:
     values = [(m.metric, m.n_fake, m.n_real, m.value) for m in result.measurements]
     drawn = (result.fake or {}).get("seed")
     return json.dumps([recipe, result.overrides, result.seed, known, drawn, values], sort_keys=True, default=str)
-
-
-def where(path: Path | str) -> str:
-    """Return a short name of a result's file for a table: a run's folder, or the file."""
-    path = Path(path)
-    return str(path.parent) if path.name == "result.json" and path.parent.name else str(path)

@@ -14,7 +14,7 @@ from ganbench.recipes import Recipe
 from ganbench.reporting import baseline as baselines
 from ganbench.reporting import pages, regression, results, tables
 from ganbench.reporting.baseline import Baseline
-from ganbench.reporting.comparable import subject, without_copies
+from ganbench.reporting.comparable import differences, subject, without_copies
 from ganbench.reporting.regression import Change, Check
 from ganbench.reporting.results import Result
 
@@ -156,12 +156,30 @@ def runs_of_seeds(
     return found
 
 
-def copies(out: Path, name: str | None = None) -> list[str]:
-    """Return a line for each stored result that is a copy of another one, and counts in no table.
+def remarks(out: Path, name: str | None = None) -> list[str]:
+    """Return a line for each stored result that is a copy of another one, or cannot be averaged with its other seeds.
 
-    name: of a recipe or a group; None: of all recipes that were run.
+    name: of a recipe or a group; None: of all recipes that were run. Copies count once in tables.
     """
     folders = sorted((out / "runs").glob("*")) if name is None else [
         out / "runs" / recipe.name for recipe in recipes.lookup(name)[1].values()
     ]
-    return [line for folder in folders for line in without_copies(results.load_all(folder))[1]]
+    lines = []
+    for folder in folders:
+        kept, copies = without_copies(results.load_all(folder))
+        lines += copies
+        first: dict[str, tuple[Path, Result]] = {}
+        for path, result in kept:
+            recipe = result.recipe or {}
+            data = (result.training or {}).get("data")  # each seed may have its own classes
+            like = repr((recipe.get("version"), recipe.get("budget"), sorted(result.overrides.items()), data))
+            other_path, other = first.setdefault(like, (path, result))
+            why = [
+                f"{m.metric} ({'; '.join(found)})" for m in result.measurements
+                if (n := other.measurement(m.metric)) and n.value is not None and m.value is not None
+                and (found := differences((other, n), (result, m), ("it", "this one")))
+            ]
+            if why:
+                more = f", and {len(why) - 1} more" if len(why) > 1 else ""
+                lines.append(f"{path} should not be averaged with {other_path}: {why[0]}{more}")
+    return lines

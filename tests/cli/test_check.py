@@ -182,6 +182,19 @@ def test_copies_count_once_in_a_table_and_it_says_so(ganbench, place):
     assert "results/runs/tiny/seed1/result.json is a copy of results/runs/tiny/seed0/result.json" in done.err
 
 
+def test_a_seed_against_another_reference_is_said_beside_the_table(ganbench, place):
+    path = write_recipe(place)
+    ganbench("reproduce", path, "--seeds", "0,1", "--quiet")
+    assert "averaged" not in ganbench("table", path).err
+    stored = place / "results/runs/tiny/seed1/result.json"
+    value = json.loads(stored.read_text())
+    value["reference"]["fingerprint"] = "0" * 64
+    stored.write_text(json.dumps(value))
+    said = ganbench("table", path).err
+    assert "seed1/result.json should not be averaged with results/runs/tiny/seed0/result.json: fd_pixels (ref" in said
+    assert "averaged" not in ganbench("table", path, "--quiet").err
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
