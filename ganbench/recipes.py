@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ganbench.base import registry
+from ganbench.base import registry, schema
 from ganbench.base.data_spec import apart, of_classes
-from ganbench.base.errors import UserError, did_you_mean
+from ganbench.base.errors import UserError, did_you_mean, printable
+from ganbench.base.files import read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +36,9 @@ SYNTHETIC = "synthetic"  # images of the model's own shape: the data of a smoke 
 HELD_OUT = ("test", "val", "valid")
 GROUP_FOLDERS = ("groups", "tables")  # in these folders of a tree each TOML file is a group
 NOT_IN_THE_FILE = {"sha256", "members"}  # fields that reading fills in
+MOST_BYTES = 1 << 20  # of a recipe's file
+MOST_BYTES_OF_A_NAME = 150
+NO_FILE_NAME = re.compile(r"^[.\s-]|[/\\:*?\"<>|\n\t]|[.\s]$")  # what a name has that is no file name on every system
 
 ANOTHER_TABLE = re.compile(rb"[ \t]*\[{1,2}[ \t]*(?!budget\b)[A-Za-z][\w.-]*[ \t]*\]{1,2}[ \t]*(#.*)?$")
 A_BUDGET = re.compile(rb"^(?=[ \t]*\[[ \t]*budget\b)", re.MULTILINE)
@@ -290,8 +294,7 @@ def read(path: Path) -> Recipe:
     """
     raw, table = _toml(path, "recipe")
     recipe: Recipe = _parse(Recipe, table, str(path))
-    if recipe.name != path.stem:
-        raise UserError(f"{path}: the name '{recipe.name}' must be that of the file.")
+    _check_name(recipe.name, path)
     for name in recipe.budget:
         if name not in BUDGETS[:-1]:
             raise UserError(f"{path}, 'budget': unknown budget '{name}'.{did_you_mean(name, list(BUDGETS[:-1]))}")
@@ -307,8 +310,7 @@ def read(path: Path) -> Recipe:
 def read_group(path: Path) -> Group:
     """Read and validate a group's file. Raises UserError that names the file and the key."""
     group: Group = _parse(Group, _toml(path, "group")[1], str(path))
-    if group.name != path.stem:
-        raise UserError(f"{path}: the name '{group.name}' must be that of the file.")
+    _check_name(group.name, path)
     if not group.recipes or len(set(group.recipes)) < len(group.recipes):
         raise UserError(f"{path}, 'recipes' must name at least one recipe, and none twice.")
     for rival in group.rival:
@@ -318,14 +320,51 @@ def read_group(path: Path) -> Group:
 
 
 def _toml(path: Path, what: str) -> tuple[bytes, dict[str, Any]]:
-    """Return the bytes of a TOML file and its content."""
+    """Return the bytes of a TOML file and its content: finite numbers of 64 bits, texts without control characters."""
+    raw = read_bytes(path, what, MOST_BYTES)
+    whose = f"the {what} {path}"
     try:
-        raw = path.read_bytes()
-        return raw, tomllib.loads(raw.decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the {what} {path} is not valid TOML: {error}.") from error
+        table = tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{whose} is not valid TOML: it is not UTF-8 text (byte {error.start + 1}). Save it as UTF-8."
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{whose} is not valid TOML: it is nested too deeply. Write it flat.") from error
+    except ValueError as error:  # TOMLDecodeError is one; a number of thousands of digits is another
+        raise UserError(f"{whose} is not valid TOML: {error}.") from error
+    _check_plain(table, whose)
+    return raw, table
+
+
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Raise UserError for a number that is not finite or too large, for control characters, and for deep nesting."""
+    if depth > schema.MOST_DEPTH:
+        raise UserError(f"{where} is nested more than {schema.MOST_DEPTH} levels deep: write it flat.")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, f"{where}, a key")
+            _check_plain(item, f"{where}, '{key}'", depth + 1)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]", depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, not {value!r}.")
+    elif isinstance(value, int) and not -schema.LARGEST <= value <= schema.LARGEST:
+        raise UserError(f"{where} must be a number of at most 64 bits, not {schema.described(value)}.")
+    elif isinstance(value, str) and (printable(value) != value or len(value) > schema.MOST_TEXT):
+        raise UserError(f"{where} must be a text without control characters, not {schema.described(value)}.")
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Raise UserError if a name is not that of its file, or could not name a folder of runs and a page."""
+    if name != path.stem:
+        raise UserError(f"{path}: the name '{name}' must be that of the file.")
+    if not name or NO_FILE_NAME.search(name) or printable(name) != name or len(name.encode()) > MOST_BYTES_OF_A_NAME:
+        raise UserError(
+            f"{path}: the name '{name}' cannot name a folder of runs on every system: rename file and recipe, with "
+            f"letters, digits, '-' and '_' (at most {MOST_BYTES_OF_A_NAME} of them)."
+        )
 
 
 def _parse(cls: type, value: Any, where: str) -> Any:
@@ -390,15 +429,27 @@ def _check(recipe: Recipe, where: str) -> None:
     ):
         if choice not in choices:
             raise UserError(f"{where}, {key} must be one of {', '.join(choices)}, not '{choice}'.")
+    for key, number, least in (
+        ("'version'", recipe.version, 0),
+        ("train, 'labels'", recipe.train.labels, 0),
+        ("train, 'unlabelled_batch_size'", recipe.train.unlabelled_batch_size, 0),
+        ("watch, 'grid_every'", recipe.watch.grid_every, 0),
+        ("watch, 'every'", recipe.watch.every, 0),
+        ("watch, 'num'", recipe.watch.num, 2),
+    ):
+        if number < least:
+            raise UserError(f"{where}, {key} must be at least {least}, not {number}.")
     if bool(recipe.watch.metric) != (recipe.watch.every > 0):
         raise UserError(f"{where}, watch: 'metric' and 'every' go together.")
-    if (recipe.train.labels > 0) != (recipe.train.unlabelled_batch_size > 0) or recipe.train.labels < 0:
+    if (recipe.train.labels > 0) != (recipe.train.unlabelled_batch_size > 0):
         raise UserError(f"{where}, train: 'labels' and 'unlabelled_batch_size' go together, both at least 1.")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{where}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
     for i, r in enumerate(recipe.reported):
         if r.runs < 0 or (r.runs and r.std is None):
             raise UserError(f"{where}, 'reported'[{i}]: 'runs' is at least 1, and goes with 'std'.")
+        if r.std is not None and r.std < 0:
+            raise UserError(f"{where}, 'reported'[{i}], 'std' must be at least 0, not {r.std}.")
 
 
 # --- Finding ---

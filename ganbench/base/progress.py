@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ganbench.base.errors import printable
+
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -60,9 +62,9 @@ class Reporter:
         self.quiet = quiet
 
     def say(self, text: str) -> None:
-        """Print a message."""
+        """Print a message; a file name in it may hold any characters."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, what: str, total: int) -> Iterator[Task]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ganbench import recipes as installed
 from ganbench.base.errors import UserError
-from ganbench.base.files import write_text
+from ganbench.base.files import read_text, write_text
 from ganbench.recipes import Group, Recipe, Reported
 from ganbench.reporting import results as stored
 from ganbench.reporting.results import Result
@@ -162,7 +162,7 @@ def note_of(name: str, folder: Path) -> str:
     if not path.is_file():
         return ""
     lines, code = [], False
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, "note").splitlines():
         code ^= line.startswith("```")
         if not code:
             line = re.sub(r"(\]\(|^\[[^\]]+\]: )([^\s)]+)", lambda m: m[1] + _from_a_page(m[2]), line)
@@ -244,8 +244,8 @@ def refresh_index(out: Path) -> None:
 def is_index(path: Path) -> bool:
     """Return whether the file is an index that ganbench wrote and may write anew."""
     try:
-        return MARK in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return MARK in read_text(path, "page")
+    except UserError:
         return False
 
 

@@ -14,11 +14,53 @@ from pathlib import Path
 from typing import Any
 
 from ganbench import __version__
+from ganbench.base import schema
 from ganbench.base.errors import UserError
 from ganbench.base.files import read_json, write_json
 
 SCHEMA = 1
 RESULT = "result.json"
+
+# The schema of the file (docs/result-json.md). Of an object with further keys, those that ganbench reads are listed.
+_TEXT, _NAME, _LINES = schema.Text(), schema.Text(500, line=True), schema.List(schema.Text())
+_WHOLE, _FLAG, _PLAIN = schema.Whole(), schema.Flag(), schema.Plain()
+_IMAGES = schema.Table({}, {
+    "kind": _TEXT, "count": _WHOLE, "shape": schema.List(_WHOLE), "labels": _FLAG, "name": _TEXT, "split": _TEXT,
+    "fingerprint": _TEXT, "model": _TEXT, "checkpoint_sha256": _TEXT, "sha256": _TEXT, "seed": _WHOLE,
+}, _PLAIN)
+_MEASUREMENT = schema.Table(
+    {"metric": _NAME, "protocol": _TEXT, "direction": schema.Text(choices=("lower", "higher", "none"))},
+    {
+        "value": schema.Maybe(schema.Number()),
+        "uncertainty": schema.Maybe(schema.Table({"value": schema.Number(0), "kind": _TEXT, "over": _TEXT})),
+        "n_real": _WHOLE, "n_fake": _WHOLE, "source": _TEXT, "details": schema.Table(others=_PLAIN),
+        "extractor": schema.Maybe(schema.Table({"name": _NAME}, {
+            "version": _NAME, "sha256": _NAME, "official": _FLAG, "source": _TEXT, "licence": _TEXT,
+        }, _PLAIN)),
+        "warnings": _LINES, "reason": _TEXT,
+    },
+)
+_MEASUREMENTS = schema.List(_MEASUREMENT, unique="metric")
+RESULT_SCHEMA = schema.Table(
+    {"fake": schema.Maybe(_IMAGES), "reference": schema.Maybe(_IMAGES), "measurements": _MEASUREMENTS},
+    {
+        "held_out": schema.Maybe(_IMAGES), "real": _MEASUREMENTS, "seed": _WHOLE, "seconds": schema.Number(0),
+        "peak_memory_bytes": _WHOLE, "created": schema.Text(100, line=True), "schema": schema.Whole(1),
+        "recipe": schema.Maybe(schema.Table({"name": _NAME}, {
+            "version": _WHOLE, "sha256": _NAME, "budget": schema.Table(others=_PLAIN),
+        }, _PLAIN)),
+        "overrides": schema.Table({}, {"budget": _TEXT, "steps": _WHOLE, "data": _TEXT}, _PLAIN),
+        "training": schema.Maybe(schema.Table({}, {
+            "model": schema.Table({}, {"name": _NAME, "args": schema.Table(others=_PLAIN)}, _PLAIN), "steps": _WHOLE,
+            "batch_size": _WHOLE, "seconds": schema.Number(0), "data": _TEXT, "data_fingerprint": _TEXT,
+            "commit": _TEXT, "warnings": _LINES, "recipe": _TEXT, "seed": schema.Maybe(_WHOLE),
+        }, _PLAIN)),
+        "environment": schema.Table({}, {
+            "ganbench": _TEXT, "commit": _TEXT, "dirty": _FLAG, "python": _TEXT, "platform": _TEXT, "device": _TEXT,
+            "packages": schema.Table(others=_TEXT), "cpus": schema.Maybe(_WHOLE),
+        }, _PLAIN),
+    },
+)
 # Columns of frames, with their types; Int64 is pandas' integer that can be missing.
 RUN_COLUMNS = {
     "recipe": "object", "version": "Int64", "budget": "object", "overrides": "object", "seed": "int64",
@@ -107,36 +149,36 @@ def save(result: Result, path: Path) -> None:
 
 def load(path: Path, what: str = "result") -> Result:
     """Return the result in a file. Raises UserError that names it: missing, no JSON, no result, or a later schema."""
-    return parse(read_json(path, what), path, what)
+    return parse(read_json(path, what, _remedy(path)), path, what)
 
 
 def parse(value: Any, path: Path, what: str = "result") -> Result:
-    """Return a result from its JSON value. Raises UserError for keys that a result does not have."""
+    """Return a result from its JSON value. Raises UserError that names the field for a value that does not fit."""
+    whose = f"the {what} {path}"
     if not isinstance(value, dict) or "measurements" not in value:
-        raise UserError(f"the {what} {path} is not a ganbench result: it has no measurements.")
-    if value.get("schema") != SCHEMA:
-        raise UserError(f"the {what} {path} has schema {value.get('schema')}, and this ganbench reads {SCHEMA}.")
-    try:
-        lists = {key: [_measurement(m) for m in value.get(key, [])] for key in ("measurements", "real")}
-        result = Result(**{**value, **lists})
-        for key in ("recipe", "training", "overrides", "environment"):
-            if not isinstance(getattr(result, key) or {}, dict):
-                raise TypeError(f"'{key}' is {getattr(result, key)!r}")
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"the {what} {path} is damaged or was edited ({error}): make it again.") from error
-    return result
+        raise UserError(f"{whose} is not a ganbench result: it has no measurements. Check the path.")
+    version = value.get("schema", 1)
+    fits = isinstance(version, int) and not isinstance(version, bool)
+    if fits and version > SCHEMA:
+        raise UserError(
+            f"{whose} has schema {schema.described(version)}, and this ganbench reads {SCHEMA}: it was made by a newer "
+            "ganbench. Update ganbench (pip install --upgrade ganbench)."
+        )
+    schema.require(RESULT_SCHEMA, value, f"{whose} is damaged or was edited", _remedy(path))
+    lists = {key: [_measurement(m) for m in value.get(key, [])] for key in ("measurements", "real")}
+    return Result(**{**value, "schema": version, **lists})
 
 
 def _measurement(value: dict[str, Any]) -> Measurement:
-    """Return a measurement from its JSON value. Raises TypeError, ValueError, KeyError or AttributeError."""
-    m = Measurement(**{**value, "warnings": tuple(value.get("warnings", ()))})
-    if not isinstance(m.metric, str) or m.direction not in ("lower", "higher", "none"):
-        raise ValueError(f"metric {m.metric!r} has the direction {m.direction!r}")
-    if m.value is not None:
-        float(m.value)
-    if m.uncertainty is not None:
-        float(m.uncertainty["value"])
-    return m
+    """Return a measurement from its JSON value, which fits the schema."""
+    return Measurement(**{**value, "warnings": tuple(value.get("warnings", ()))})
+
+
+def _remedy(path: Path) -> str:
+    """Return what the user can do about a result that cannot be used."""
+    if path.name == RESULT:
+        return "restore it, or delete it and give the same `ganbench reproduce` again, which measures anew"
+    return "make it again"
 
 
 def load_all(folder: Path) -> list[tuple[Path, Result]]:

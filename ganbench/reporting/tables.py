@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ganbench.base.errors import printable
 from ganbench.recipes import Group, Recipe, Reported, Rival, rivals
 from ganbench.reporting.comparable import without_copies
 from ganbench.reporting.results import Measurement, Result
@@ -222,7 +223,11 @@ def measurement_rows(result: Result) -> list[dict[str, str]]:
 
 
 def render(table: list[dict[str, str]], form: str = "md", columns: tuple[str, ...] = COLUMNS) -> str:
-    """Return the table as Markdown, CSV or LaTeX, with a closing newline. Only CSV keeps empty columns."""
+    """Return the table as Markdown, CSV or LaTeX, with a closing newline. Only CSV keeps empty columns.
+
+    Control characters, which reasons and warnings of somebody else's result may hold, become escapes.
+    """
+    table = [{column: printable(text) for column, text in row.items()} for row in table]
     if form == "csv":
         import csv
         import io
