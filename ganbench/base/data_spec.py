@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ganbench.base.errors import UserError
 
-NUMBER = r"(?:\d|\{seed\})+"  # a recipe may hold {seed}, which each run replaces by its seed
+NUMBER = r"(?:\d|\{seed\}){1,18}"  # a recipe may hold {seed}, which each run replaces by its seed
+ROW = r"\d{0,18}"
 PART = re.compile(
-    rf"(?P<whole>.*)(?P<part>\[(?:(?P<a>\d*):(?P<b>\d*)|classes (?P<first>{NUMBER})-(?P<last>{NUMBER}))\])"
+    rf"(?P<whole>.*)(?P<part>\[(?:(?P<a>{ROW}):(?P<b>{ROW})|classes (?P<first>{NUMBER})-(?P<last>{NUMBER}))\])"
 )
 
 

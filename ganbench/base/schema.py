@@ -79,13 +79,15 @@ class Number:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number of 64 bits, at least `least`; no truth value."""
+    """A whole number from `least` to `most`; no truth value."""
 
     least: int = 0
+    most: int = LARGEST
 
     def check(self, value: Any, at: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= LARGEST:
-            raise Misfit(at, f"must be a whole number of {self.least} or more, not {described(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= self.most:
+            words = f"of {self.least} or more" if self.most == LARGEST else f"from {self.least} to {self.most}"
+            raise Misfit(at, f"must be a whole number {words}, not {described(value)}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,14 @@ class Table:
                 close = did_you_mean(key, [*self.required, *self.optional], "-").strip(" -")
                 raise Misfit(name, f"is an unknown key{f' ({close})' if close else ''}")
             kind.check(item, name)
+
+
+@dataclass(frozen=True)
+class Anything:
+    """A value that is looked at elsewhere, or not at all."""
+
+    def check(self, value: Any, at: str) -> None:
+        pass
 
 
 @dataclass(frozen=True)

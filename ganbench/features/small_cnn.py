@@ -14,16 +14,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ganbench.base.errors import UserError
-from ganbench.base.files import atomic_path, sha256_of
+from ganbench.base import schema, weight_files
+from ganbench.base.errors import UserError, shortened
+from ganbench.base.files import atomic_path, parse_json, sha256_of
 from ganbench.data.images import to_float
 from ganbench.features import FeatureExtractor, Features
 
 BUNDLED = Path(__file__).parent / "weights" / "mnist-cnn.safetensors"
+_LINE = schema.Text(200, line=True)
+METADATA = schema.Table(
+    {"channels": schema.Whole(1), "size": schema.Whole(4, 4096), "classes": schema.List(_LINE), "dataset": _LINE},
+    others=schema.Plain(),
+)
 BUNDLED_SHA256 = "186b1e83342ff32c014bae564bcbda0e88a2d9a7809761266569d183aac40c45"
 
 
@@ -45,14 +51,20 @@ class SmallCNN(FeatureExtractor):
                 "and give --weights small-cnn=FILE."
             )
         try:
-            with safe_open(weights, framework="pt") as file:
-                meta = json.loads((file.metadata() or {})["small_cnn"])
-                state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            self.build(meta["channels"], meta["size"], meta["classes"])
-            self.load_state_dict(state)
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            header = weight_files.read_header(weights)
+            meta = parse_json(header.metadata["small_cnn"])
+            METADATA.check(meta, "")
+            shape = meta["channels"], meta["size"], meta["classes"]
+            with torch.device("meta"):  # takes no memory before it is known to be the file's network
+                self.build(*shape)
+            if reason := weight_files.misfit(self.state_dict(), header.tensors):
+                raise ValueError(reason)
+            self.build(*shape)
+            self.load_state_dict(weight_files.read_tensors(weights))
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, OverflowError) as error:
+            reason = "there are no such metadata" if isinstance(error, KeyError) else shortened(str(error))
             raise UserError(
-                f"{weights} is not a small-cnn weights file: train one with `ganbench train-classifier`."
+                f"{weights} is not a small-cnn weights file ({reason}): train one with `ganbench train-classifier`."
             ) from error
         self.sha256 = sha256_of(weights)
         self.trained_on = meta["dataset"]

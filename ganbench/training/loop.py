@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ganbench.base import distributed
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.data.datasets import Dataset
 from ganbench.data.images import grid, save_png, to_float, to_uint8
 from ganbench.gan import GAN, Batch, capabilities, checkpoint
@@ -156,13 +156,14 @@ class _Run:
                 self.average.load_state_dict(saved["average"])
             self.health.restore(saved["health"])
             self.warnings, self.best = saved["warnings"], saved["best"]
-        except (KeyError, ValueError, RuntimeError) as error:
+            torch.set_rng_state(saved["rng"].cpu())
+            if self.device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
+                torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.device)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{self.place.state} is of another version of the model: give --fresh to begin again."
+                f"{self.place.state} is damaged or of another version of the model "
+                f"({type(error).__name__}: {shortened(' '.join(str(error).split()))}): give --fresh to begin again."
             ) from error
-        torch.set_rng_state(saved["rng"].cpu())
-        if self.device.type == "cuda" and len(saved["cuda_rng"]):  # empty if the run began on a CPU
-            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.device)
         self.step, self.seconds = saved["step"], saved["seconds"]
         if self.step > self.recipe.train.steps:
             raise UserError(
@@ -177,8 +178,8 @@ class _Run:
         """Run the remaining steps, save, and return the finished run."""
         train, looked, steps = self.recipe.train, self.recipe.watch, self.recipe.train.steps
         rank, world = distributed.rank(), distributed.world_size()
-        if self.first:
-            self.place.cut_log(self.step)
+        if self.first and (remark := self.place.cut_log(self.step)):
+            say(remark)
         log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
         start, saved_at, text = self.step, time.monotonic(), ""
         for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
@@ -331,6 +332,14 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
     if train.batch_size % distributed.world_size() or train.unlabelled_batch_size % distributed.world_size():
         raise UserError(f"{whose}: its batches cannot be shared equally by {distributed.world_size()} processes.")
     gan = checkpoint.make_model(recipe.model.name, recipe.model.args, whose)
+    try:
+        gan.optimizers()  # look at learning rates and the like
+    except Exception as error:  # optimisers refuse numbers with errors of many types
+        raise UserError(
+            f"{whose}: the optimisers of the model '{recipe.model.name}' refuse its arguments "
+            f"{shortened(str(recipe.model.args), 500)} ({type(error).__name__}: {shortened(str(error))}). Correct "
+            "[model] args."
+        ) from error
     if gan.image_shape != tuple(data.images.shape[1:]):
         raise UserError(
             f"{whose}: the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "

@@ -22,11 +22,40 @@ from typing import Any
 
 import torch
 
+from ganbench.base import schema, weight_files
 from ganbench.base.errors import UserError
-from ganbench.base.files import atomic_path, write_text
+from ganbench.base.files import atomic_path, read_bytes, write_text
 
 CHECKPOINT, BEST, STATE, LOG, LOCK = (
     "checkpoint.safetensors", "best.safetensors", "state.pt", "log.jsonl", ".lock"
+)
+
+MOST_BYTES_OF_A_LOG = 1 << 30
+_LINE = schema.Table({"step": schema.Whole()}, others=schema.Anything())
+
+
+class _Tensor:
+    """The kind of a tensor."""
+
+    def check(self, value: Any, at: str) -> None:
+        if not isinstance(value, torch.Tensor):
+            raise schema.Misfit(at, f"must be a tensor, not {schema.described(value)}")
+
+
+_TENSORS, _ANY = schema.Table(others=_Tensor()), schema.Anything()
+# `torch.save` keeps tuples, lists and tensors; optimisers check their own part when they load it.
+STATE_SCHEMA = schema.Table(
+    {
+        "identity": schema.Table(others=_ANY), "step": schema.Whole(), "seconds": schema.Number(0), "model": _TENSORS,
+        "average": _TENSORS, "rng": _Tensor(), "cuda_rng": _Tensor(),
+        "optimizers": schema.Table(others=schema.Table(others=_ANY)),
+        "health": schema.Table({
+            "updates": schema.Whole(), "won": schema.Whole(), "collapsed": schema.Whole(),
+            "losses": schema.Table(others=schema.List(schema.Number())),
+        }, others=_ANY),
+        "warnings": schema.Table(others=schema.Text()), "best": schema.Maybe(schema.List(_ANY)),
+    },
+    others=_ANY,
 )
 
 
@@ -70,16 +99,29 @@ class RunFolder:
                 f"cannot write {self.log}: {error.strerror}. Free some space; the same command then goes on."
             ) from error
 
-    def cut_log(self, step: int) -> None:
-        """Drop the lines after `step`: the resumed run writes them again."""
-        if self.log.exists():
-            lines = self.log.read_text(encoding="utf-8").splitlines()
-            kept = []
-            for line in lines:
-                with contextlib.suppress(ValueError):  # a line cut short by a kill
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-            write_text(self.log, "".join(kept))
+    def cut_log(self, step: int) -> str:
+        """Drop the lines after `step`: the resumed run writes them again. Return a remark on a damaged end, or "".
+
+        A damaged last line is dropped: a kill cuts it short, and a power cut fills it with zeros. Raises UserError for
+        damage elsewhere, which is not the work of a kill.
+        """
+        if not self.log.exists():
+            return ""
+        remark, kept = "", []
+        lines = read_bytes(self.log, "log", MOST_BYTES_OF_A_LOG).removesuffix(b"\n").split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                if _step_of(line) <= step:
+                    kept.append(line.decode("utf-8") + "\n")
+            except ValueError as error:
+                if number < len(lines):
+                    raise UserError(
+                        f"{self.log}, line {number}: {error}. Remove that line, or give --fresh to begin again."
+                    ) from error
+                if line:  # an empty log has one empty line
+                    remark = f"{self.log}: the last line is damaged and was dropped ({error})"
+        write_text(self.log, "".join(kept))
+        return remark
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the state. Raises UserError if the disk is full."""
@@ -91,13 +133,16 @@ class RunFolder:
 
     def read_state(self, identity: dict[str, Any]) -> dict[str, Any]:
         """Return the state, on the CPU. Raises UserError for a broken file and for the state of another run."""
+        remedy = "restore it, or give --fresh to begin again"
+        weight_files.require_whole_archive(self.state, str(self.state), remedy)
         try:
             saved: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
         except Exception as error:
             reason = type(error).__name__
-            raise UserError(f"{self.state} cannot be read ({reason}): give --fresh to begin again.") from error
+            raise UserError(f"{self.state} cannot be read ({reason}): {remedy}.") from error
         if not isinstance(saved, dict) or "identity" not in saved:
-            raise UserError(f"{self.state} is not the state of a run: give --fresh to begin again.")
+            raise UserError(f"{self.state} is not the state of a run: {remedy}.")
+        schema.require(STATE_SCHEMA, saved, f"{self.state} is damaged", remedy)
         for key, value in identity.items():
             if saved["identity"].get(key) != value:
                 raise UserError(
@@ -141,3 +186,16 @@ class RunFolder:
             yield
         finally:
             os.close(handle)
+
+
+def _step_of(line: bytes) -> int:
+    """Return the step of a line of the log. Raises ValueError that says what is wrong with the line."""
+    try:
+        value = json.loads(line.decode("utf-8"))  # a watched metric may be infinite
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is not a JSON object") from error
+    _LINE.check(value, "")
+    step: int = value["step"]
+    return step
