@@ -9,6 +9,8 @@ return at once.
 import io
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -24,7 +26,7 @@ from ganbench.cli.figures import figures
 from ganbench.cli.list_ import list_
 from ganbench.cli.merge import merge
 from ganbench.cli.neighbours import neighbours
-from ganbench.cli.options import examples, is_first_process
+from ganbench.cli.options import examples
 from ganbench.cli.reproduce import reproduce
 from ganbench.cli.sample import sample
 from ganbench.cli.statistics import statistics
@@ -44,7 +46,7 @@ class Commands(click.Group):
     """A group of commands that turns every error into one line on stderr and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _print_every_name()
+        _prepare_output()
         try:
             sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
         except click.UsageError as error:
@@ -55,23 +57,73 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("ganbench: interrupted", err=True)
             sys.exit(130)
-        except BrokenPipeError:  # the reader of a pipe has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         except OSError as error:  # a full disk, a file that may not be read
             _fail(str(error))
+        except Exception as error:
+            if not _is_one_of_several():
+                raise
+            # Another process may have ended and closed the connection: its reason is the one to print.
+            trace = traceback.format_exc()
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            _report(reason, lambda line: click.echo(f"{trace}ganbench: {line}", err=True))
+            sys.exit(1)
 
 
 def _fail(message: str) -> NoReturn:
-    if is_first_process():  # every process makes the same mistake: say it once
-        click.echo(f"ganbench: error: {printable(shortened(' '.join(message.split()), MOST_CHARACTERS))}", err=True)
+    message = printable(shortened(" ".join(message.split()), MOST_CHARACTERS))
+
+    def say(line: str) -> None:
+        click.echo(f"ganbench: error: {line}", err=True)
+
+    _report(message, say) if _is_one_of_several() else say(message)
     sys.exit(2)
 
 
-def _print_every_name() -> None:
-    """Print characters that the output's encoding does not have as escapes: file names may hold any bytes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def _is_one_of_several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _report(reason: str, say: Callable[[str], None]) -> None:
+    """Print a reason in one of the processes of torchrun."""
+    from ganbench.base import distributed  # imports torch
+
+    distributed.report_failure(reason, say)
+
+
+class _Pipe(io.FileIO):
+    """Standard output or error, whose reader may go, as `head` does: the command goes on to its files and exit code."""
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _prepare_output() -> None:
+    """Make stdout and stderr safe to write to.
+
+    One that is closed leads nowhere, so that no file that is opened later takes its place. One whose reader has gone
+    leads nowhere too. Characters that its encoding does not have are printed as escapes: file names hold any bytes.
+    """
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        stream = getattr(sys, name)
+        if number and (stream is None or (type(stream) is io.TextIOWrapper and stream.fileno() == number)):
+            if stream is not None:
+                stream.flush()
+            encoding = "utf-8" if stream is None else stream.encoding
+            buffer = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+            lines = number == 2 or (stream is not None and stream.line_buffering)
+            stream = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=lines)
+            setattr(sys, name, stream)
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

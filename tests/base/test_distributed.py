@@ -1,6 +1,11 @@
 """Several processes under torchrun give the same values as one process; one process alone exchanges nothing."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -35,11 +40,126 @@ def test_two_processes_give_the_same_values_as_one(place, images):
             assert b["n_fake"] == a["n_fake"]
 
 
-def test_an_error_message_is_printed_at_most_once(place):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = process(*launch, *EVALUATE, cwd=place, OMP_NUM_THREADS="1")
-    assert done.code != 0
-    assert done.err.count("ganbench: error: ") <= 1  # 0 if torchrun ends rank 0 before it prints
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+# A command of the command line that goes wrong in one way or another; its argument says how.
+COMMAND = """
+import os, signal, sys, time
+from ganbench.base import distributed
+from ganbench.base.errors import UserError
+from ganbench.cli import main
+
+@main.command()
+def fail():
+    distributed.start()
+    how, second = sys.argv[1], distributed.rank() == 1
+    if how == "all" or (how == "one" and second):
+        raise UserError("the file a.npz is not there.")
+    if how == "fault" and second:
+        raise RuntimeError("no memory\\nand much more")
+    if how == "stopped" and second:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "slow" and not second:
+        time.sleep(3)
+    distributed.stop()
+    print("fine")
+
+main(["fail"], prog_name="ganbench")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "line", "code"),
+    [
+        ("all", "the file a.npz is not there.", 2),
+        ("one", "rank 1: the file a.npz is not there.", 2),
+        ("fault", "rank 1: RuntimeError: no memory", 1),
+    ],
+)
+def test_a_failure_is_said_once_with_the_rank_that_has_it_and_ends_the_report_of_torchrun(place, how, line, code):
+    (place / "run.py").write_text(COMMAND)
+    done = process(*LAUNCH, "run.py", how, cwd=place, OMP_NUM_THREADS="1")
+    assert done.code == 1  # torchrun's own
+    assert done.out == ""
+    own = [text for text in done.err.splitlines() if text.startswith("ganbench: ")]
+    assert own == [f"ganbench: {'error: ' * (code == 2)}{line}"]
+    last = [text.strip() for text in done.err.splitlines() if text.strip("= ")][-3:]
+    assert last[0].startswith(f"exitcode  : {code} ")
+    assert last[2] == f"traceback : {line}"
+    assert ("in fail" in done.err) == (how == "fault")  # the stack of calls of a fault, and of nothing else
+
+
+def two(place, how, **env):
+    """The two processes without torchrun: one of them may be stopped."""
+    (place / "run.py").write_text(COMMAND)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", **env}
+    return [
+        subprocess.Popen(
+            [sys.executable, "run.py", how], cwd=place, env={**env, "RANK": rank}, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+
+
+def test_a_stopped_process_is_named_after_the_timeout_and_a_busy_one_is_waited_for(place):
+    first, second = two(place, "stopped", GANBENCH_TIMEOUT="2")
+    try:
+        out, err = first.communicate(timeout=60)
+    finally:
+        second.kill()
+        second.communicate()
+    assert (first.returncode, out) == (2, "")
+    assert err.startswith("ganbench: error: rank 1 has been silent for ")
+    assert "GANBENCH_TIMEOUT" in err
+    assert err.count("\n") == 1
+    both = two(place, "slow", GANBENCH_TIMEOUT="1")  # the second waits for three seconds
+    assert [p.communicate(timeout=60) for p in both] == [("fine\n", "")] * 2
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, ["WORLD_SIZE=2", "RANK", "MASTER_ADDR", "MASTER_PORT", "torchrun"]),
+        ({"WORLD_SIZE": "two"}, ["WORLD_SIZE=two", "whole number"]),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, ["RANK=2", "0 to 1"]),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "9" * 20},
+         ["MASTER_PORT", "65535"]),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "PORT", "GANBENCH_TIMEOUT": "1"},
+         ["1 of 2 processes did not come", "localhost"]),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "PORT", "GANBENCH_TIMEOUT": "1"},
+         ["rank 0 did not come", "localhost"]),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "GANBENCH_TIMEOUT": "soon"},
+         ["GANBENCH_TIMEOUT=soon", "seconds"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_environment_that_leads_to_no_other_process_is_one_line_within_seconds(refuses, monkeypatch, env, words):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, port if value == "PORT" else value)
+    began = time.monotonic()
+    refuses(words, "evaluate", "--images", "digits:test", "--metrics", "ms_ssim")
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("form", [["-m", "--", "ganbench"], ["--", "command.py"]])
+def test_torchrun_leaves_options_that_it_has_too_to_the_command(place, images, form):
+    """`torchrun -m ganbench evaluate --num 20` is ambiguous to torchrun, which has --numa-binding."""
+    (place / "command.py").write_text("from ganbench.cli import main\nmain(prog_name='ganbench')\n")
+    done = process(
+        *LAUNCH, *form, "evaluate", "--images", "images.npz", "--metrics", "ms_ssim_all", "--num", "20", "--json",
+        cwd=place, OMP_NUM_THREADS="1",
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["measurements"][0]["n_fake"] == 20
 
 
 def test_one_process_alone_keeps_its_rows_and_decides_for_itself():
