@@ -4,13 +4,14 @@ import importlib
 import inspect
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ganbench.base import registry
 from ganbench.evaluation import measure
-from ganbench.metrics import probes
+from ganbench.metrics import frechet, probes
 from ganbench.metrics.contract import NEEDS, Inputs, Model, Protocol, Side, Unavailable
 
 PROTOCOLS = list(measure.protocols().values())
@@ -299,3 +300,118 @@ def test_a_few_images_have_a_finite_value_or_a_reason(protocol, n):
     except Unavailable as unavailable:
         reason = str(unavailable)
     assert not reason or "need" in reason, reason
+
+
+# --- Sets that are larger than memory
+
+
+class Part:
+    """A set of images that has the pixels of some rows alone, and refuses everything else."""
+
+    def __init__(self, images, rows):
+        self.shape, self._images, self._rows = images.shape, images, set(rows.tolist())
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice | torch.Tensor)
+        wanted = torch.arange(len(self))[rows].tolist()
+        assert self._rows.issuperset(wanted), "rows that the protocol did not announce"
+        return self._images[wanted]
+
+    def split(self, size):
+        for rows in torch.arange(len(self)).split(size):
+            yield self[rows]
+
+
+class Stream:
+    """A set of images that can only be read in order."""
+
+    def __init__(self, images):
+        self.shape, self._images = images.shape, images
+
+    def __len__(self):
+        return self.shape[0]
+
+    def split(self, size):
+        yield from self._images.split(size)
+
+
+def over(function):
+    """Let a function of a tensor of images take a stream too."""
+    return lambda x: function(x) if isinstance(x, torch.Tensor) else torch.cat([function(b) for b in x.split(7)])
+
+
+STREAMED = replace(MODEL, encode=over(MODEL.encode), classify=over(MODEL.classify))
+DRAWS = {
+    "ms_ssim": {"PAIRS": 10, "PAIRS_PER_CLASS": 3}, "discriminability": {"PAIRS": 3},
+    "memorisation": {"QUERIES": 13, "AT_ONCE": 11 * 28 * 28}, "parzen": {"WINDOWS": 15, "VALIDATION": 9},
+    "began_convergence": {"IMAGES": 23}, "sliced_wasserstein": {"ENOUGH": 12, "PATCHES": 4},
+    "mutual_predictability": {"MOST": 25},
+}
+
+
+def the_inputs(sides, seed, model=MODEL):
+    return Inputs(*sides, torch.Generator().manual_seed(seed), model=model, embed=embed, fit=fit)
+
+
+def test_every_protocol_that_draws_images_says_which():
+    draws = {"ms_ssim", "ms_ssim_all", "diverse_classes", "accuracy_diversity_correlation", "swd", "parzen_ll",
+             "memorised_share", "began_convergence", "y_from_z", "z_from_y"}
+    assert {p.stem for p in PROTOCOLS if callable(p.rows)} >= draws
+    streams = {"reconstruction_l1", "reconstruction_mse", "test_error", "cluster_error", "cluster_error_majority",
+               "stacked_modes", "stacked_modes_kl"}
+    assert {p.stem for p in PROTOCOLS if p.rows == "stream"} >= streams
+    assert all(callable(p.rows) or p.rows in ("all", "stream") for p in PROTOCOLS)
+
+
+@every([p for p in PROTOCOLS if callable(p.rows)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("counts", [(60, 50, 40), (31, 47, 33)])
+@pytest.mark.parametrize("played", ["generated", "real"])
+def test_the_rows_that_a_protocol_announces_are_all_that_it_looks_at(protocol, seed, counts, played, monkeypatch):
+    for module, settings in DRAWS.items():
+        for name, value in settings.items():
+            monkeypatch.setattr(importlib.import_module(f"ganbench.metrics.{module}"), name, value)
+    real, fake, held_out = (side(n, i + 1) for i, n in enumerate(counts))
+    fake = real if played == "real" else fake
+    nothing = [replace(s, features=None, logits=None, logits_at={}) for s in (real, fake, held_out)]
+    nothing = [replace(s, images=Part(s.images, torch.zeros(0))) for s in nothing]
+    if played == "real":
+        nothing[1] = nothing[0]
+    announced = protocol.rows(the_inputs(nothing, seed))
+    assert set(announced) == {s for s in ("real", "fake", "held_out") if f"{s}.images" in protocol.needs}
+    rows = [announced.get(s, torch.zeros(0, dtype=torch.int64)) for s in ("real", "fake", "held_out")]
+    assert all(r.dtype == torch.int64 for r in rows)
+    if played == "real":
+        rows[0] = rows[1] = torch.cat(rows[:2])
+    parts = [replace(s, images=Part(s.images, r)) for s, r in zip((real, fake, held_out), rows, strict=True)]
+    if played == "real":
+        parts[1] = replace(parts[1], images=parts[0].images)
+    assert protocol.compute(the_inputs(parts, seed)) == protocol.compute(the_inputs([real, fake, held_out], seed))
+
+
+@every([p for p in PROTOCOLS if p.rows == "stream"])
+def test_a_stream_gives_the_value_of_a_tensor(protocol):
+    sides = side(60, 1), side(50, 2), side(40, 3)
+    streams = [replace(s, images=Stream(s.images)) for s in sides]
+    assert protocol.compute(the_inputs(streams, 0, STREAMED)) == protocol.compute(the_inputs(sides, 0))
+
+
+@every([p for p in PROTOCOLS if p.fake_by_moments])
+def test_moments_and_some_rows_give_the_value_and_the_error_of_all_features(protocol, monkeypatch):
+    monkeypatch.setattr(frechet, "MOST", 13)
+    sides = side(60, 1), side(50, 2), side(40, 3)
+    expected = protocol.compute(the_inputs(sides, 0))
+    for which in ((0, 1), (0,), (1,)):
+        alone = list(sides)
+        for i in which:
+            m = frechet.moments(sides[i].features)
+            kept = {"moments/1": {"n": torch.tensor(m.n), "mean": m.mean, "cov": m.cov}}
+            some = sides[i].features[:: -(-len(sides[i]) // 13)]
+            alone[i] = Side(sides[i].images, kept=kept, some=some)
+        [found] = protocol.compute(the_inputs(alone, 0))
+        assert found.value == pytest.approx(expected[0].value, rel=1e-12)
+        assert found.uncertainty == expected[0].uncertainty
+        assert replace(found, value=0, uncertainty=None) == replace(expected[0], value=0, uncertainty=None)

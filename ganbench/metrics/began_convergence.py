@@ -74,15 +74,20 @@ def _losses(model: Model, images: Tensor) -> Tensor:
     return losses
 
 
+def _drawn(inputs: Inputs) -> dict[str, Tensor]:
+    """Rows of the images of the reference."""
+    if len(inputs.real) < 2:
+        raise Unavailable(f"needs at least 2 images of the reference, not {len(inputs.real)}")
+    return {"real": torch.randperm(len(inputs.real), generator=inputs.generator)[:IMAGES]}
+
+
 def _compute(inputs: Inputs) -> list[Value]:
     model, generator = inputs.model, inputs.generator
     assert model
     assert model.generate
     assert model.sample_latent
     gamma = _gamma(model)
-    if len(inputs.real) < 2:
-        raise Unavailable(f"needs at least 2 images of the reference, not {len(inputs.real)}")
-    real = inputs.real.images[torch.randperm(len(inputs.real), generator=generator)[:IMAGES]]
+    real = inputs.real.images[_drawn(inputs)["real"]]
     fake_parts = []
     for start in range(0, IMAGES, BATCH):
         n = min(BATCH, IMAGES - start)
@@ -107,5 +112,6 @@ PROTOCOLS = [
         direction="lower",
         compute=_compute,
         needs=frozenset({"model.generate", "model.reconstruct", "real.images"}),
+        rows=_drawn,
     )
 ]

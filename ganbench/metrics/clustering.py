@@ -88,6 +88,7 @@ def _protocol(stem: str, matching: Matching, source: str) -> Protocol:
         compute=compute,
         needs=frozenset({"model.classify", "held_out.images", "held_out.labels"}),
         real_row="none",
+        rows="stream",
     )
 
 

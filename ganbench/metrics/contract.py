@@ -4,7 +4,8 @@ A protocol over the features of a network has a stem: `fd` over `mnist-cnn` is `
 protocols (`fid`, `kid`, `inception_score`) are reserved for the published network with its published weights.
 """
 
-from collections.abc import Callable, MutableMapping
+import typing
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,20 @@ Direction = Literal["lower", "higher", "none"]
 
 class Unavailable(Exception):
     """The metric cannot be measured; the message is the reason, which is reported in place of a number."""
+
+
+class ImageSet(typing.Protocol):
+    """A set of images that may be larger than memory: uint8, of shape (N, C, H, W). A tensor has the same methods."""
+
+    shape: torch.Size
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Return the images of a slice or of int64 rows, in their order."""
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        """Yield all images in order, in batches of `size`."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +67,24 @@ class Value:
 class Side:
     """One set of images with the outputs of an extractor.
 
-    images: uint8 N x C x H x W. labels: int64 N or None. features: float32 N x d, and logits: float32 N x K, if the
-    protocol needs them. logits_at: the logits of the images reduced to r pixels, by r. kept: cached results that depend
-    on this set alone, by name and version; the cache of a reference outlives the process.
+    images: uint8 N x C x H x W. If the protocol says which rows it looks at (`Protocol.rows`), this can be an ImageSet
+    that has the pixels of these rows alone; length and shape are those of the whole set.
+    labels: int64 N or None. classes: names of the labels' classes, in their order; () if unknown.
+    features: float32 N x d, and logits: float32 N x K, if the protocol needs them. logits_at: the logits of the images
+    reduced to r pixels, by r. kept: cached results that depend on this set alone, by name and version; the cache of a
+    reference outlives the process.
+    some: evenly spaced rows of the features, if moments alone are kept (`Protocol.by_moments`): rows 0, s, 2s, ... with
+    s = ceil(N / frechet.MOST).
     """
 
-    images: Tensor
+    images: Tensor | ImageSet
     labels: Tensor | None = None
     features: Tensor | None = None
     logits: Tensor | None = None
     logits_at: dict[int, Tensor] = field(default_factory=dict)
     kept: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    some: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,7 +104,7 @@ class Model:
     """The functions of the generative model under test. A function is None if the model does not have it.
 
     All tensors are on the CPU. The model runs in evaluation mode without gradients, in batches of any size. Images that
-    go in are uint8 N x C x H x W.
+    go in are uint8 N x C x H x W, a tensor or an ImageSet.
 
     sample_latent(n, generator): n draws from the prior of z, float32 n x d. generate(z, y): float32 images in [-1, 1]
     from latents and, for a conditional model, labels int64 n. encode(images): E(x), float32 N x d.
@@ -95,9 +117,9 @@ class Model:
     args: dict[str, Any] = field(default_factory=dict)
     sample_latent: Callable[[int, torch.Generator], Tensor] | None = None
     generate: Callable[[Tensor, Tensor | None], Tensor] | None = None
-    encode: Callable[[Tensor], Tensor] | None = None
-    reconstruct: Callable[[Tensor], Tensor] | None = None
-    classify: Callable[[Tensor], Tensor] | None = None
+    encode: Callable[[Any], Tensor] | None = None
+    reconstruct: Callable[[Any], Tensor] | None = None
+    classify: Callable[[Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,7 @@ class Inputs:
     embed: the protocol's extractor, for images that the metric itself generates. It maps images to (features float32
     N x d, logits float32 N x K or None). The images are uint8; they are float32 in the same unit (0 to 255) if their
     differences are smaller than a grey level.
+    classes_of_logits: names of the extractor's classes, in the order of its logits; () if unknown.
     fit: trains the bundled classifier on uint8 images and labels, and returns a function from images to logits.
     """
 
@@ -118,8 +141,9 @@ class Inputs:
     generator: torch.Generator
     shared: dict[str, Any] = field(default_factory=dict)
     model: Model | None = None
-    embed: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
-    fit: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]] | None = None
+    embed: Callable[[Any], tuple[Tensor, Tensor | None]] | None = None
+    fit: Callable[[Tensor, Tensor], Callable[[Any], Tensor]] | None = None
+    classes_of_logits: tuple[str, ...] = ()
 
     def share(self, key: str, make: Callable[[], Any]) -> Any:
         """Return the result of `make` for the same two sets; the first of several protocols computes it."""
@@ -147,7 +171,17 @@ class Protocol:
     num: the exact number of generated images that the protocol requires, or None.
     resolutions: maps the side of the generated images to smaller sides, at which they are also classified:
     `fake.logits_at`.
-    by_moments: True if the mean and covariance of the real features can replace them: `real.kept["moments/1"]`.
+    by_moments, fake_by_moments: True if the mean and covariance of the real or of the generated features can replace
+    them: `kept["moments/1"]`, with `Side.some` for the standard error.
+    rows: the images whose pixels `compute` reads.
+        'all'       all of them, as one tensor.
+        'stream'    all of them, in order: by `images.split(n)`, or by handing `images` to a function of the model or to
+                    `embed`. The images may be an ImageSet that does not fit into memory.
+        a function  the int64 rows of each side that it reads, in any order. It gets the Inputs of `compute` without
+                    features and logits, and must not look at pixels: length, shape and labels are right. Its generator
+                    has the seed of the one that `compute` gets, so that both draw the same rows. `compute` reads
+                    `images[rows]`, in the numbers of the whole set; other rows may be missing. It raises Unavailable
+                    under the same conditions as `compute`.
     real_row: the real set that takes the place of `fake` in the row of real data; 'none' if there is no such row.
     """
 
@@ -163,6 +197,8 @@ class Protocol:
     resolutions: Callable[[int], tuple[int, ...]] | None = None
     real_row: Literal["held_out", "reference", "none"] = "held_out"
     by_moments: bool = False
+    fake_by_moments: bool = False
+    rows: Callable[[Inputs], dict[str, Tensor]] | Literal["all", "stream"] = "all"
 
     @property
     def needs_extractor(self) -> bool:
@@ -231,6 +267,15 @@ def require_labels(side: Side) -> Tensor:
     if side.labels is None:
         raise Unavailable("the images have no labels")
     return side.labels
+
+
+def pixels(side: Side) -> Tensor:
+    """Return all images of a set as one tensor, uint8 N x C x H x W: for protocols with `rows='all'`.
+
+    >>> pixels(Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    return side.images if isinstance(side.images, Tensor) else side.images[:]
 
 
 def _finite(x: Tensor, what: str) -> Tensor:

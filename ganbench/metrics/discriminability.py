@@ -31,8 +31,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_logits
-from ganbench.metrics.ms_ssim import ms_ssim, random_pairs
+from ganbench.metrics.contract import (
+    ImageSet,
+    Inputs,
+    Protocol,
+    Unavailable,
+    Uncertainty,
+    Value,
+    require_labels,
+    require_logits,
+)
+from ganbench.metrics.ms_ssim import Pairs, over_pairs, pairs_within_classes, rows_of
 
 PAIRS = 100  # per class
 BATCH = 1 << 20  # pixels of the first images of the pairs, to bound the memory
@@ -80,22 +89,20 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> dict[int, float]:
     return {c: hit[labels == c].mean().item() for c in labels.unique().tolist()}
 
 
-def class_ms_ssim(images: Tensor, labels: Tensor, generator: torch.Generator, pairs: int = PAIRS) -> dict[int, float]:
+def class_ms_ssim(
+    images: Tensor | ImageSet, labels: Tensor, generator: torch.Generator, pairs: int = PAIRS
+) -> dict[int, float]:
     """Return the mean MS-SSIM of random pairs within each class, in [0, 1].
 
     images: uint8 N x C x H x W. labels: int64 N. pairs: number of pairs per class.
     Raises Unavailable if a class has only one image.
     """
-    means = {}
-    for c in labels.unique().tolist():
-        rows = (labels == c).nonzero().squeeze(1)
-        if len(rows) < 2:
-            raise Unavailable(f"class {c} has one image, and a pair needs two")
-        first, second = random_pairs(rows, pairs, generator)
-        size = max(1, BATCH // images[0].numel())
-        batches = zip(first.split(size), second.split(size), strict=True)
-        means[c] = torch.cat([ms_ssim(images[a], images[b]) for a, b in batches]).double().mean().item()
-    return means
+    return _means(images, pairs_within_classes(labels, pairs, generator))
+
+
+def _means(images: Tensor | ImageSet, pairs: dict[int, Pairs]) -> dict[int, float]:
+    """The mean MS-SSIM of the pairs of each class."""
+    return {c: over_pairs(images, of_class, BATCH).mean().item() for c, of_class in pairs.items()}
 
 
 def correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -154,10 +161,21 @@ def _gaining_classes(inputs: Inputs) -> list[Value]:
     return values
 
 
-def _diverse_classes(inputs: Inputs) -> list[Value]:
+def _pairs_of_both(inputs: Inputs) -> tuple[dict[int, Pairs], dict[int, Pairs]]:
+    """The pairs of `diverse_classes`, of generated and of real images."""
     fake_labels, real_labels = require_labels(inputs.fake), require_labels(inputs.real)
-    fake = class_ms_ssim(inputs.fake.images, fake_labels, inputs.generator)
-    real = class_ms_ssim(inputs.real.images, real_labels, inputs.generator)
+    fake = pairs_within_classes(fake_labels, PAIRS, inputs.generator)
+    return fake, pairs_within_classes(real_labels, PAIRS, inputs.generator)
+
+
+def _rows_of_both(inputs: Inputs) -> dict[str, Tensor]:
+    fake, real = _pairs_of_both(inputs)
+    return {"fake": rows_of(fake.values()), "real": rows_of(real.values())}
+
+
+def _diverse_classes(inputs: Inputs) -> list[Value]:
+    fake_pairs, real_pairs = _pairs_of_both(inputs)
+    fake, real = _means(inputs.fake.images, fake_pairs), _means(inputs.real.images, real_pairs)
     threshold = max(real.values())
     value, error = proportion(torch.tensor([mean < threshold for mean in fake.values()]))
     uncertainty = Uncertainty(error, "standard error", "the classes (binomial)")
@@ -165,7 +183,12 @@ def _diverse_classes(inputs: Inputs) -> list[Value]:
         "variant": "shrunk-window", "pairs": PAIRS, "classes": len(fake), "threshold": round(threshold, 6),
         "per_class": {"fake": _rounded(fake), "real": _rounded(real)},
     }
-    return [Value(value, uncertainty, len(real_labels), len(fake_labels), details=details)]
+    return [Value(value, uncertainty, len(inputs.real), len(inputs.fake), details=details)]
+
+
+def _pairs_of_fake(inputs: Inputs) -> dict[int, Pairs]:
+    """The pairs of `accuracy_diversity_correlation`."""
+    return pairs_within_classes(require_labels(inputs.fake), PAIRS, inputs.generator)
 
 
 def _correlation(inputs: Inputs) -> list[Value]:
@@ -174,7 +197,7 @@ def _correlation(inputs: Inputs) -> list[Value]:
     accuracies = class_accuracy(logits, labels)
     if len(accuracies) < 4:
         raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(accuracies)}")
-    similarities = class_ms_ssim(inputs.fake.images, labels, inputs.generator)
+    similarities = _means(inputs.fake.images, _pairs_of_fake(inputs))
     x, y = (torch.tensor([by[c] for c in accuracies], dtype=torch.float64) for by in (accuracies, similarities))
     value, error = correlation(x, y)
     uncertainty = Uncertainty(error, "standard error", "the classes (Fisher's z)")
@@ -212,6 +235,7 @@ PROTOCOLS = [
         direction="higher",
         compute=_diverse_classes,
         needs=frozenset({"fake.images", "fake.labels", "real.images", "real.labels"}),
+        rows=_rows_of_both,
     ),
     Protocol(
         stem="accuracy_diversity_correlation",
@@ -221,5 +245,6 @@ PROTOCOLS = [
         direction="none",
         compute=_correlation,
         needs=frozenset({"fake.images", "fake.labels", "fake.logits"}),
+        rows=lambda inputs: {"fake": rows_of(_pairs_of_fake(inputs).values())},
     ),
 ]

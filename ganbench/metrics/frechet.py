@@ -60,7 +60,7 @@ Array = NDArray[Any]  # float64
 
 ENOUGH = 10_000  # with fewer images the bias of FID can change the order of models
 CHUNK = 2048  # rows at a time, to bound the memory
-MOST = 10_000  # rows for the variance of the influence, enough for an accuracy of 1 %
+MOST = 5_000  # rows for the variance of the influence: the error of a standard error is 1 / sqrt(2 * 5,000) = 1 %
 SMALL = 512  # up to this number of features float64 and direct singular values cost little
 LOSS = 1e-8  # relative error of the distance that is accepted from squared singular values
 INF_POINTS, INF_START = 15, 5000
@@ -373,9 +373,9 @@ def _from_squares(a: _Gaussian, b: _Gaussian, squares: Array) -> float | None:
 
 
 def _distance_and_variances(
-    real: _Gaussian, fake: _Gaussian, x: Tensor | None, y: Tensor
+    real: _Gaussian, fake: _Gaussian, x: Tensor | None, y: Tensor | None
 ) -> tuple[float, float, float]:
-    """The distance, and the variances of the influences of the real samples x (0 without x) and generated samples y."""
+    """The distance, and the variances of the influences of the real samples x and generated samples y (None: 0)."""
     a, b = _ordered(real, fake)
     distance: float | None = None
     if small := len(a.mean) <= SMALL:
@@ -398,9 +398,14 @@ def _distance_and_variances(
     delta = fake.mean - real.mean
     scale = math.sqrt((real.trace + fake.trace) / len(delta) + float(np.square(delta).mean()))
     dtype = torch.float64 if small else torch.float32
-    variance_fake = _variance(y, fake.mean, delta, to_real, scale, dtype)
+    variance_fake = 0.0 if y is None else _variance(y, fake.mean, delta, to_real, scale, dtype)
     variance_real = 0.0 if x is None else _variance(x, real.mean, -delta, to_fake, scale, dtype)
     return distance, variance_real, variance_fake
+
+
+def some_rows(x: Tensor) -> Tensor:
+    """Return at most MOST evenly spaced rows of N x d, because a set may be ordered by class: rows 0, s, 2s, ..."""
+    return x[:: max(1, -(-len(x) // MOST))]
 
 
 def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: float, dtype: torch.dtype) -> float:
@@ -410,7 +415,7 @@ def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: flo
     """
     if scale == 0.0:
         return 0.0
-    x = x.detach().cpu()[:: -(-len(x) // MOST)]  # evenly spaced rows, because the set may be ordered by class
+    x = some_rows(x.detach().cpu())
     centre, w = torch.from_numpy(mean), torch.from_numpy(transport).to(dtype)
     towards = torch.from_numpy(2 * delta / scale).to(dtype)
     parts = []
@@ -425,7 +430,7 @@ def _variance(x: Tensor, mean: Array, delta: Array, transport: Array, scale: flo
 
 
 def _gaussian(side: Side) -> _Gaussian:
-    """Gaussian fit of one set, from cached moments if that is cheaper. A reference may consist of moments alone."""
+    """Gaussian fit of one set, from cached moments if that is cheaper. A set may consist of moments alone."""
     if side.features is not None and len(side.features) <= side.features.shape[1]:
         return _from_features(side.features)
 
@@ -437,17 +442,23 @@ def _gaussian(side: Side) -> _Gaussian:
     return _from_moments(Moments(int(kept["n"]), kept["mean"], kept["cov"]))
 
 
+def _rows(side: Side) -> Tensor | None:
+    """Features for the standard error: all of a set, or those that were kept beside its moments."""
+    return side.some if side.features is None else side.features
+
+
 def _sides(inputs: Inputs) -> tuple[_Gaussian, _Gaussian]:
     """Gaussian fits of both sets. Raises Unavailable like `require_features`."""
-    if inputs.real.features is not None or "moments/1" not in inputs.real.kept:
-        require_features(inputs)
-        return _gaussian(inputs.real), _gaussian(inputs.fake)
-    real, fake = _gaussian(inputs.real), features_of(inputs.fake)
-    if len(real.mean) != fake.shape[1]:
-        raise Unavailable(f"{len(real.mean)} features of real images and {fake.shape[1]} of fake ones")
-    if not (np.isfinite(real.mean).all() and np.isfinite(real.trace)):
-        raise Unavailable("the moments of the reference are not finite")
-    return real, _gaussian(inputs.fake)
+    for side in (inputs.real, inputs.fake):
+        if side.features is not None or "moments/1" not in side.kept:
+            features_of(side)
+    real, fake = _gaussian(inputs.real), _gaussian(inputs.fake)
+    if len(real.mean) != len(fake.mean):
+        raise Unavailable(f"{len(real.mean)} features of real images and {len(fake.mean)} of fake ones")
+    for gaussian, what in ((real, "real"), (fake, "generated")):
+        if not (np.isfinite(gaussian.mean).all() and np.isfinite(gaussian.trace)):
+            raise Unavailable(f"the moments of the {what} features are not finite")
+    return real, fake
 
 
 def _measured(inputs: Inputs) -> tuple[_Gaussian, _Gaussian, float, float, float]:
@@ -455,14 +466,14 @@ def _measured(inputs: Inputs) -> tuple[_Gaussian, _Gaussian, float, float, float
 
     def make() -> tuple[_Gaussian, _Gaussian, float, float, float]:
         real, fake = _sides(inputs)
-        return real, fake, *_distance_and_variances(real, fake, inputs.real.features, features_of(inputs.fake))
+        return real, fake, *_distance_and_variances(real, fake, _rows(inputs.real), _rows(inputs.fake))
 
     found: tuple[_Gaussian, _Gaussian, float, float, float] = inputs.share("frechet distance", make)
     return found
 
 
 def _over(inputs: Inputs) -> str:
-    if inputs.real.features is None:
+    if _rows(inputs.real) is None:
         return "the generated samples (delta method); the reference is given by its moments"
     return "the samples of both sets (delta method)"
 
@@ -478,7 +489,7 @@ def _too_few(n: int, d: int, what: str = "") -> tuple[str, ...]:
 def _compute(inputs: Inputs) -> list[Value]:
     real, fake, distance, variance_real, variance_fake = _measured(inputs)
     error = math.sqrt(variance_real / max(real.n, 1) + variance_fake / fake.n)
-    n = fake.n if inputs.real.features is None else min(real.n, fake.n)
+    n = fake.n if _rows(inputs.real) is None else min(real.n, fake.n)
     uncertainty = Uncertainty(error, "standard error", _over(inputs))
     return [Value(distance, uncertainty, real.n, fake.n, warnings=_too_few(n, len(fake.mean)))]
 
@@ -557,6 +568,7 @@ def _protocol(num: int | None) -> Protocol:
         published=(f"fid{suffix}", "inception-v3"),
         num=num,
         by_moments=True,
+        fake_by_moments=True,
     )
 
 

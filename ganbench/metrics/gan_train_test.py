@@ -16,16 +16,17 @@ The standard error is binomial over the test images; the variation over training
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Side, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Side, Unavailable, Uncertainty, Value, pixels, require_labels
 from ganbench.metrics.discriminability import accuracy
 
-Fit = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
+Fit = Callable[[Tensor, Tensor], Callable[[Any], Tensor]]
 
 
-def train(fit: Fit | None, side: Side) -> Callable[[Tensor], Tensor]:
+def train(fit: Fit | None, side: Side) -> Callable[[Any], Tensor]:
     """Return a classifier that is fitted to a labelled set.
 
     Raises Unavailable if it cannot be trained: too few images, or images that are not square.
@@ -36,12 +37,12 @@ def train(fit: Fit | None, side: Side) -> Callable[[Tensor], Tensor]:
     if len(labels) == 0 or labels.min() < 0:
         raise Unavailable("a classifier needs a label for every image")
     try:
-        return fit(side.images, labels)
+        return fit(pixels(side), labels)
     except ValueError as error:
         raise Unavailable(f"the classifier needs other images: {error}") from error
 
 
-def _value(predict: Callable[[Tensor], Tensor], on: Side, n_real: int, n_fake: int, over: str, seen: Tensor) -> Value:
+def _value(predict: Callable[[Any], Tensor], on: Side, n_real: int, n_fake: int, over: str, seen: Tensor) -> Value:
     """Accuracy on a labelled set, with a warning about classes that are missing from the training labels `seen`."""
     labels = require_labels(on)
     value, error = accuracy(predict(on.images), labels)

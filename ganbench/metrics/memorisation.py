@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
 from ganbench.metrics.distances import Rows, exact, mean, squared_distances, tile, usual
 from ganbench.metrics.manifold import neighbours_of, subsampled_errors
 from ganbench.metrics.nearest_neighbour import nearest
@@ -43,15 +43,17 @@ CLOSEST = 10  # pairs listed in the details
 NEAR = 100  # one of 100 held-out images is near
 CROWDED = 10  # the bound is too weak if it leaves more than a tenth of the training images as candidates
 ROUNDING = 1 + 1e-4  # generous bound of the rounding of sums in float32
+AT_ONCE = 1 << 28  # bytes of training images in memory beside the set
+QUERIES_AT_ONCE = 64
 BLOCK = 4  # side in pixels of the blocks whose sums give a lower bound of the L1 distance
 
 
-def nearest_training_images(real: Tensor, fake: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+def nearest_training_images(real: Tensor | ImageSet, fake: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Return the k training images nearest to each generated image: indices int64 M x k, and distances float64 M x k.
 
     real, fake: N training and M generated images, uint8 N x C x H x W, compared by the sum of absolute differences of
-    pixels (0 to 255); or floating features N x d and M x d, compared by the Euclidean distance. The distances ascend;
-    in a tie the first training image wins.
+    pixels (0 to 255), in one pass over the training images, which may be an ImageSet; or floating features N x d and
+    M x d, compared by the Euclidean distance. The distances ascend; in a tie the first training image wins.
     Raises Unavailable if there are fewer than k training images or the images differ in size.
     Source: Odena et al. (2017), Section 4.4 (L1 on pixels).
 
@@ -65,32 +67,53 @@ def nearest_training_images(real: Tensor, fake: Tensor, k: int = 1) -> tuple[Ten
         raise Unavailable("generated and real images differ in size")
     if not len(fake):
         return torch.zeros(0, k, dtype=torch.int64), torch.zeros(0, k, dtype=torch.float64)
-    return _nearest_l1(real, fake, k) if real.dtype == torch.uint8 else _nearest_euclidean(real, fake, k)
+    if isinstance(real, Tensor) and real.dtype != torch.uint8:
+        return _nearest_euclidean(real, fake, k)
+    return _nearest_l1(real, fake, k)
 
 
-def _nearest_l1(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Nearest images in L1: preselect by a lower bound, decide in exact integers.
+def _nearest_l1(real: Tensor | ImageSet, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Nearest images in L1, by one pass over the training images in parts of at most AT_ONCE bytes."""
+    sums, queries = _block_sums(fake).split(QUERIES_AT_ONCE), fake.flatten(1).split(QUERIES_AT_ONCE)
+    found = [(torch.zeros(len(q), 0, dtype=torch.int64), torch.zeros(len(q), 0, dtype=torch.int64)) for q in queries]
+    first = 0
+    for part in real.split(max(1, AT_ONCE // max(1, real.shape[1:].numel()))):
+        part_sums, pixels = _block_sums(part), part.flatten(1)
+        for i, (query, of_query) in enumerate(zip(queries, sums, strict=True)):
+            found[i] = _nearer(query, of_query, pixels, part_sums, first, found[i], k)
+        first += len(part)
+    at, distances = (torch.cat(x) for x in zip(*found, strict=True))
+    return at, distances.double()
 
+
+def _nearer(
+    queries: Tensor, sums: Tensor, pixels: Tensor, sums_real: Tensor, first: int, found: tuple[Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    """Merge the nearest images so far with those of a part: preselect by a lower bound, decide in exact integers.
+
+    queries, pixels: uint8 n x d and m x d. sums, sums_real: sums of blocks of both. first: index of the first row of
+    the part. found: indices and distances of the nearest images so far, int64 n x up to k, ascending.
     The lower bound is the L1 distance of sums over blocks of pixels. If it leaves many candidates, because the query is
     far from all images, the distance of all pixels in float32 preselects.
     """
-    sums_real, sums_fake = (_block_sums(s) for s in (real, fake))
-    pixels = real.flatten(1)
+    bounds = torch.cdist(sums, sums_real, p=1)
+    here = min(k, len(pixels))
+    likely = bounds.topk(here, largest=False).indices
+    near = torch.stack([_l1(q, pixels[some]) for q, some in zip(queries, likely, strict=True)])
+    so_far = torch.cat([found[1], near], 1).sort(1).values
+    reach = so_far[:, min(k, so_far.shape[1]) - 1] * ROUNDING
+    if (crowded := (bounds <= reach[:, None]).sum(1) > len(pixels) // CROWDED).any():
+        some = queries[crowded].float()
+        bounds[crowded] = torch.cat([torch.cdist(some, part.float(), p=1) for part in pixels.split(2048)], 1)
+        nearest = torch.cat([found[1][crowded], bounds[crowded].topk(here, largest=False).values], 1).sort(1).values
+        reach[crowded] = nearest[:, min(k, nearest.shape[1]) - 1] * ROUNDING
     indices, distances = [], []
-    for queries, sums in zip(fake.flatten(1).split(64), sums_fake.split(64), strict=True):
-        bounds = torch.cdist(sums, sums_real, p=1)
-        likely = bounds.topk(k, largest=False).indices
-        reach = torch.stack([_l1(q, pixels[some]).max() for q, some in zip(queries, likely, strict=True)]) * ROUNDING
-        if (crowded := (bounds <= reach[:, None]).sum(1) > len(real) // CROWDED).any():
-            some = queries[crowded].float()
-            bounds[crowded] = torch.cat([torch.cdist(some, part.float(), p=1) for part in pixels.split(2048)], 1)
-            reach[crowded] = bounds[crowded].topk(k, largest=False).values[:, -1] * ROUNDING
-        for query, bound, limit in zip(queries, bounds, reach, strict=True):
-            candidates = (bound <= limit).nonzero().squeeze(1)
-            exact_distances, order = _l1(query, pixels[candidates]).sort(stable=True)
-            indices.append(candidates[order[:k]])
-            distances.append(exact_distances[:k])
-    return torch.stack(indices), torch.stack(distances).double()
+    for query, bound, limit, *before in zip(queries, bounds, reach, *found, strict=True):
+        candidates = (bound <= limit).nonzero().squeeze(1)
+        exact_distances, order = torch.cat([before[1], _l1(query, pixels[candidates])]).sort(stable=True)
+        indices.append(torch.cat([before[0], candidates + first])[order[:k]])
+        distances.append(exact_distances[:k])
+    return torch.stack(indices), torch.stack(distances)
 
 
 def _block_sums(images: Tensor) -> Tensor:
@@ -168,13 +191,13 @@ def _share_of_small_sets(real: Tensor, fake: Tensor) -> Tensor:
 def _memorised_share(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to define which distance is near")
-    real = inputs.real.images
-    (rows, fake), (_, held_out) = (_draw(s, inputs.generator) for s in (inputs.fake.images, inputs.held_out.images))
-    if not min(len(fake), len(held_out)):
-        raise Unavailable("the share needs at least 1 generated and 1 held-out image")
-    at, near = (t.squeeze(1) for t in nearest_training_images(real, fake))
-    real_distances = nearest_training_images(real, held_out)[1].squeeze(1).sort().values
-    h, n = len(held_out), len(fake)
+    real, rows = inputs.real.images, _drawn(inputs)
+    if len({s.images.shape[1:] for s in (inputs.real, inputs.fake, inputs.held_out)}) > 1:
+        raise Unavailable("generated and real images differ in size")
+    h, n = len(rows["held_out"]), len(rows["fake"])
+    queries = torch.cat([inputs.fake.images[rows["fake"]], inputs.held_out.images[rows["held_out"]]])
+    at, distances = (t.squeeze(1) for t in nearest_training_images(real, queries))  # one pass over the training images
+    near, real_distances = distances[:n], distances[n:].sort().values
     j = max(1, (h + 1) // NEAR)
     threshold = real_distances[j - 1]
     hits = int((near <= threshold).sum())
@@ -187,19 +210,25 @@ def _memorised_share(inputs: Inputs) -> list[Value]:
         "threshold": threshold.item(),
         "expected_of_real_images": j / (h + 1),
         "held_out": h,
-        "closest": _closest(rows, at, near),
+        "closest": _closest(rows["fake"], at[:n], near),
     }
     warnings = (f"{h} held-out images: the threshold is a rough estimate",) if h < NEAR - 1 else ()
     uncertainty = Uncertainty(error, "standard error", "the generated and the held-out images")
     return [Value(hits / n, uncertainty, len(real), n, details=details, warnings=warnings)]
 
 
-def _draw(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices and images of a random subset of at most QUERIES images, in order."""
-    rows = torch.arange(len(images))
-    if len(images) > QUERIES:
-        rows = torch.randperm(len(images), generator=generator)[:QUERIES].sort().values
-    return rows, images[rows]
+def _drawn(inputs: Inputs) -> dict[str, Tensor]:
+    """Rows that are looked at: at most QUERIES random generated and held-out images, in order, and all of the real."""
+    if inputs.held_out is None:
+        raise Unavailable("there are no real images beside the reference to define which distance is near")
+    drawn = {}
+    for name, side in (("fake", inputs.fake), ("held_out", inputs.held_out)):
+        drawn[name] = torch.arange(len(side))
+        if len(side) > QUERIES:
+            drawn[name] = torch.randperm(len(side), generator=inputs.generator)[:QUERIES].sort().values
+    if not min(map(len, drawn.values())):
+        raise Unavailable("the share needs at least 1 generated and 1 held-out image")
+    return {**drawn, "real": torch.arange(len(inputs.real))}
 
 
 def _closest(rows: Tensor, at: Tensor, distances: Tensor) -> list[dict[str, float]]:
@@ -226,5 +255,6 @@ PROTOCOLS = [
         direction="lower",
         compute=_memorised_share,
         needs=frozenset({"real.images", "fake.images", "held_out.images"}),
+        rows=_drawn,
     ),
 ]

@@ -26,14 +26,16 @@ once and twice (Chao, 1984).
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
+from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
 
 STACKED_SAMPLES, STACKED_MODES = 26_000, 1_000
 WITHIN = 3.0  # standard deviations
+BATCH = 4096  # stacked images at a time, to bound the memory; a multiple of the extractors' batches
 CHUNK = 2**22  # distances at a time, to bound the memory
 
 
@@ -78,13 +80,19 @@ def mixture_modes(real: Tensor, fake: Tensor, std: float, within: float = WITHIN
     return int((counts > 0).sum()), int(counts.sum()) / len(fake)
 
 
-def stacked_counts(images: Tensor, embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]) -> Tensor:
+def stacked_counts(images: Tensor | ImageSet, embed: Callable[[Any], tuple[Tensor, Tensor | None]]) -> Tensor:
     """Return the number of images of each of the K^C modes of C stacked classes: int64 K^C.
 
-    images: N x C x H x W; the first channel is the most significant digit. embed: maps one channel, N x 1 x H x W, to
-    features and logits N x K.
+    images: N x C x H x W, N at least 1; the first channel is the most significant digit. embed: maps one channel,
+    n x 1 x H x W, to features and logits n x K.
     Raises Unavailable if the extractor has no classes, if logits are not finite, or for more than 1,000 modes.
     """
+    counts = sum(_stacked_counts(batch, embed) for batch in images.split(BATCH))
+    assert isinstance(counts, Tensor)
+    return counts
+
+
+def _stacked_counts(images: Tensor, embed: Callable[[Any], tuple[Tensor, Tensor | None]]) -> Tensor:
     mode, classes = torch.zeros(len(images), dtype=torch.int64), 0
     for channel in images.split(1, dim=1):
         logits = embed(channel)[1]
@@ -229,6 +237,7 @@ PROTOCOLS = [
         compute=_compute_stacked,
         needs=frozenset({"fake.images", "embed"}),
         num=STACKED_SAMPLES,
+        rows="stream",
     ),
     Protocol(
         stem="stacked_modes_kl",
@@ -239,6 +248,7 @@ PROTOCOLS = [
         compute=_compute_stacked_kl,
         needs=frozenset({"fake.images", "embed"}),
         num=STACKED_SAMPLES,
+        rows="stream",
     ),
     Protocol(
         stem="modes",

@@ -21,13 +21,13 @@ again in float64.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
@@ -79,6 +79,7 @@ def _ms_ssim(a: Tensor, b: Tensor, variant: str) -> Tensor:
     return values
 
 
+Pairs = tuple[Tensor, Tensor]  # indices of the first and of the second images: int64 P, twice
 Blur = Callable[[list[Tensor], Tensor, Tensor], list[Tensor]]  # (maps, vertical and horizontal window) -> filtered maps
 
 
@@ -146,7 +147,7 @@ def _product(x: Tensor, window: Tensor, block: int = 54) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> Pairs:
     """Return `count` independent random pairs of two different entries of `rows`: int64 `count`, twice.
 
     rows: int64, indices of images, at least two.
@@ -157,14 +158,37 @@ def random_pairs(rows: Tensor, count: int, generator: torch.Generator) -> tuple[
     return rows[first], rows[second]
 
 
-def _over_pairs(images: Tensor, pairs: tuple[Tensor, Tensor], values: int = 1 << 24) -> Tensor:
-    """MS-SSIM of each pair of images; at most `values` pixels are gathered at a time, to bound the memory."""
-    batch = max(1, values // images[0].numel())
+def pairs_within_classes(labels: Tensor, count: int, generator: torch.Generator) -> dict[int, Pairs]:
+    """Return `count` random pairs of images within each class, by class.
+
+    labels: int64 N. Raises Unavailable if a class has only one image.
+    """
+    pairs = {}
+    for c in labels.unique().tolist():
+        rows = (labels == c).nonzero().squeeze(1)
+        if len(rows) < 2:
+            raise Unavailable(f"class {c} has one image, and a pair needs two")
+        pairs[c] = random_pairs(rows, count, generator)
+    return pairs
+
+
+def rows_of(pairs: Iterable[Pairs]) -> Tensor:
+    """Return the indices of the images of all pairs: int64, ascending, each once."""
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *(rows for both in pairs for rows in both)]).unique()
+
+
+def over_pairs(images: Tensor | ImageSet, pairs: Pairs, values: int = 1 << 24) -> Tensor:
+    """Return the MS-SSIM of each pair of images: float64 P, in [0, 1].
+
+    images: uint8 N x C x H x W. pairs: indices of both images. values: pixels that are gathered at a time, to bound the
+    memory.
+    """
+    batch = max(1, values // max(1, images.shape[1:].numel()))
     batches = zip(pairs[0].split(batch), pairs[1].split(batch), strict=True)
     return torch.cat([ms_ssim(images[a], images[b]) for a, b in batches])
 
 
-def pairs_variance(values: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
+def pairs_variance(values: Tensor, pairs: Pairs) -> float:
     """Return the variance of the mean of P values of image pairs, where pairs with a common image are dependent.
 
     values: float64 P. pairs: two int64 P, the indices of the images.
@@ -179,15 +203,24 @@ def pairs_variance(values: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
     return max(shared.item() / n**2, values.var().item() / n)
 
 
+def _pairs_of_classes(inputs: Inputs) -> dict[int, Pairs]:
+    """The pairs of `ms_ssim`."""
+    return pairs_within_classes(require_labels(inputs.fake), PAIRS_PER_CLASS, inputs.generator)
+
+
+def _pairs_of_all(inputs: Inputs) -> Pairs:
+    """The pairs of `ms_ssim_all`."""
+    n = len(inputs.fake)
+    if n < 2:
+        raise Unavailable("a pair needs two images")
+    return random_pairs(torch.arange(n), PAIRS, inputs.generator)
+
+
 def _within_classes(inputs: Inputs) -> list[Value]:
-    images, labels = inputs.fake.images, require_labels(inputs.fake)
+    images = inputs.fake.images
     means, variance = {}, 0.0
-    for c in labels.unique().tolist():
-        rows = (labels == c).nonzero().squeeze(1)
-        if len(rows) < 2:
-            raise Unavailable(f"class {c} has one image, and a pair needs two")
-        pairs = random_pairs(rows, PAIRS_PER_CLASS, inputs.generator)
-        values = _over_pairs(images, pairs)
+    for c, pairs in _pairs_of_classes(inputs).items():
+        values = over_pairs(images, pairs)
         means[str(c)] = values.mean().item()
         variance += pairs_variance(values, pairs)
     classes = len(means)
@@ -199,11 +232,8 @@ def _within_classes(inputs: Inputs) -> list[Value]:
 
 
 def _over_all(inputs: Inputs) -> list[Value]:
-    images = inputs.fake.images
-    if len(images) < 2:
-        raise Unavailable("a pair needs two images")
-    pairs = random_pairs(torch.arange(len(images)), PAIRS, inputs.generator)
-    values = _over_pairs(images, pairs)
+    images, pairs = inputs.fake.images, _pairs_of_all(inputs)
+    values = over_pairs(images, pairs)
     error = math.sqrt(pairs_variance(values, pairs))
     uncertainty = Uncertainty(error, "standard error", f"the samples and {PAIRS:,} pairs of them")
     details = {"variant": "shrunk-window", "pairs": PAIRS}
@@ -219,6 +249,7 @@ PROTOCOLS = [
         direction="none",
         compute=_within_classes,
         needs=frozenset({"fake.images", "fake.labels"}),
+        rows=lambda inputs: {"fake": rows_of(_pairs_of_classes(inputs).values())},
     ),
     Protocol(
         stem="ms_ssim_all",
@@ -227,5 +258,6 @@ PROTOCOLS = [
         source="Wang et al. 2003; pairs as in Karras et al. 2018, arXiv:1710.10196",
         direction="none",
         compute=_over_all,
+        rows=lambda inputs: {"fake": rows_of([_pairs_of_all(inputs)])},
     ),
 ]

@@ -75,6 +75,16 @@ def z_from_y(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -
     return 1 - ratio.item(), error.item()
 
 
+def _drawn(inputs: Inputs) -> dict[str, Tensor]:
+    """Rows of the held-out images that are encoded."""
+    if inputs.held_out is None:
+        raise Unavailable("there are no real images beside the reference to encode")
+    n = len(inputs.held_out)
+    if n < LEAST:
+        raise Unavailable(f"a split into nine tenths and one tenth needs at least {LEAST} images, not {n}")
+    return {"held_out": torch.randperm(n, generator=inputs.generator)[:MOST]}
+
+
 def _train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents and labels of nine tenths of the held-out images, and of one tenth, drawn at random."""
     if inputs.held_out is None:
@@ -82,11 +92,8 @@ def _train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels = require_labels(inputs.held_out)
     if inputs.model is None or inputs.model.encode is None:
         raise Unavailable("there is no model with an encoder")
-    if len(labels) < LEAST:
-        raise Unavailable(f"a split into nine tenths and one tenth needs at least {LEAST} images, not {len(labels)}")
-    order = torch.randperm(len(labels), generator=inputs.generator)[:MOST]
-    encode, images = inputs.model.encode, inputs.held_out.images[order]
-    z: Tensor = inputs.share("latents of held-out images", lambda: encode(images).flatten(1))
+    encode, images, order = inputs.model.encode, inputs.held_out.images, _drawn(inputs)["held_out"]
+    z: Tensor = inputs.share("latents of held-out images", lambda: encode(images[order]).flatten(1))
     y = labels[order]
     if not torch.isfinite(z).all():
         raise Unavailable("some latents are not finite: the encoder is broken")
@@ -121,6 +128,7 @@ PROTOCOLS = [
         direction="lower",
         compute=_y_from_z,
         needs=_NEEDS,
+        rows=_drawn,
         real_row="none",
     ),
     Protocol(
@@ -131,6 +139,7 @@ PROTOCOLS = [
         direction="lower",
         compute=_z_from_y,
         needs=_NEEDS,
+        rows=_drawn,
         real_row="none",
     ),
 ]

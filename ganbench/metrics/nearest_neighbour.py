@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, pixels, require_labels
 from ganbench.metrics.distances import Rows, distinct, exact, mean, tile, usual
 from ganbench.metrics.products import keeps_digits, product
 
@@ -160,7 +160,7 @@ def _compute(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
     labels, truth = require_labels(inputs.fake), require_labels(inputs.held_out)
-    train, test = inputs.fake.images, inputs.held_out.images
+    train, test = pixels(inputs.fake), pixels(inputs.held_out)
     if train.shape[1:] != test.shape[1:]:
         raise Unavailable("generated and real images differ in size")
     wrong = labels[nearest(test.flatten(1), train.flatten(1))] != truth

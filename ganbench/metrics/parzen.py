@@ -80,14 +80,17 @@ def choose_sigma(real: Tensor, fake: Tensor, sigmas: tuple[float, ...] = SIGMAS)
     return sigmas[int(parzen_log_likelihood(real, fake, tuple(sigmas)).mean(1).argmax())]
 
 
-def _compute(inputs: Inputs) -> list[Value]:
-    assert inputs.held_out is not None
+def _drawn(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Rows of the windows among the generated images, and of the validation images among the reference."""
+    if inputs.held_out is None:
+        raise Unavailable("there are no real images beside the reference to test on")
     sets = {"generated": inputs.fake.images, "reference": inputs.real.images, "test": inputs.held_out.images}
     if len({x.shape[1:] for x in sets.values()}) > 1:
         sizes = ", ".join(f"{what} images are {'x'.join(map(str, x.shape[1:]))}" for what, x in sets.items())
         raise Unavailable(f"all images need to have one size: {sizes}")
     validation = torch.randperm(len(sets["reference"]), generator=inputs.generator)
-    if inputs.fake.images is inputs.real.images:  # row of real data: no image may be both a window and for validation
+    same = inputs.fake is inputs.real or inputs.fake.images is inputs.real.images
+    if same:  # row of real data: no image may be both a window and for validation
         number = min(VALIDATION, len(validation) // 2)
         windows = validation[number:]
         validation = validation[:number]
@@ -98,13 +101,27 @@ def _compute(inputs: Inputs) -> list[Value]:
     if not len(windows) or not len(validation) or len(sets["test"]) < 2:
         counts = f"not {len(windows)}, {len(validation)} and {len(sets['test'])}"
         raise Unavailable(f"needs at least 1 window, 1 validation image and 2 test images, {counts}")
+    return windows, validation
 
+
+def _rows(inputs: Inputs) -> dict[str, Tensor]:
+    """All rows that are looked at; in the row of real data, windows and validation images are rows of one set."""
+    windows, validation = _drawn(inputs)
+    assert inputs.held_out is not None
+    return {"fake": windows, "real": validation, "held_out": torch.arange(len(inputs.held_out))}
+
+
+def _compute(inputs: Inputs) -> list[Value]:
+    windows, validation = _drawn(inputs)
+    assert inputs.held_out is not None
     # Compute on grey levels 0 to 255, without a copy in [0, 1]: widths are 255 times larger, densities 255^d smaller.
-    fake, valid, test = sets["generated"][windows], sets["reference"][validation], sets["test"]
-    fake, valid, test = fake.flatten(1), valid.flatten(1), test.flatten(1)
+    fake, valid, test = inputs.fake.images[windows], inputs.real.images[validation], inputs.held_out.images
+    fake, valid = fake.flatten(1), valid.flatten(1)
     sigma_of_width = {255 * s: s for s in SIGMAS}
     width = choose_sigma(valid, fake, tuple(sigma_of_width))
-    likelihood = parzen_log_likelihood(test, fake, width) + test.shape[1] * math.log(255)
+    at_once = 16 * max(CHUNK // len(fake), 1)
+    likelihood = torch.cat([parzen_log_likelihood(x.flatten(1), fake, width) for x in test.split(at_once)])
+    likelihood += fake.shape[1] * math.log(255)
     sigma = sigma_of_width[width]
     warnings = []
     if len(fake) < WINDOWS:
@@ -128,6 +145,7 @@ PROTOCOLS = [
         direction="higher",
         compute=_compute,
         needs=frozenset({"fake.images", "real.images", "held_out.images"}),
+        rows=_rows,
         real_row="reference",
     )
 ]

@@ -79,6 +79,7 @@ def _protocol(stem: str, formula: Callable[[Tensor, Tensor], Tensor], what: str)
         compute=compute,
         needs=frozenset({"model.reconstruct", "held_out.images"}),
         real_row="none",
+        rows="stream",
     )
 
 

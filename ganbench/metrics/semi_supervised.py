@@ -68,5 +68,6 @@ PROTOCOLS = [
         compute=_compute,
         needs=frozenset({"model.classify", "held_out.images", "held_out.labels"}),
         real_row="none",
+        rows="stream",
     )
 ]

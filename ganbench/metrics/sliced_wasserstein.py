@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, pixels
 from ganbench.metrics.products import blas_product
 
 PATCH, PATCHES, REPEATS, DIRECTIONS = 7, 128, 4, 128
@@ -185,15 +185,26 @@ def sliced_wasserstein(
     return torch.cat(distances), influence / (repeats * min(directions, ERROR_DIRECTIONS))
 
 
-def _compute(inputs: Inputs) -> list[Value]:
-    real, fake, g = inputs.real.images, inputs.fake.images, inputs.generator
+def _drawn(inputs: Inputs) -> dict[str, Tensor]:
+    """Rows of the images that are compared, the same number of each set."""
+    real, fake = inputs.real.images, inputs.fake.images
     if real.shape[1:] != fake.shape[1:]:
         raise Unavailable("generated and real images differ in size")
     n = min(len(real), len(fake), ENOUGH)
     if n < 2:
         raise Unavailable(f"the distance needs at least 2 images in each set, not {n}")
-    sides = levels(*real.shape[2:])
-    x, y = (s if len(s) == n else s[torch.randperm(len(s), generator=g)[:n]] for s in (real, fake))
+    levels(*real.shape[2:])
+    return {
+        side: torch.arange(n) if len(s) == n else torch.randperm(len(s), generator=inputs.generator)[:n]
+        for side, s in (("real", real), ("fake", fake))
+    }
+
+
+def _compute(inputs: Inputs) -> list[Value]:
+    rows, g = _drawn(inputs), inputs.generator
+    n, sides = len(rows["real"]), levels(*inputs.real.images.shape[2:])
+    real, fake = inputs.real, inputs.fake
+    x, y = (s.images[rows[name]] if len(s) > n else pixels(s) for name, s in (("real", real), ("fake", fake)))
     warnings = (f"{n:,} images instead of {ENOUGH:,}: biased upwards, comparable only at equal counts",) * (n < ENOUGH)
 
     values, total = [], torch.zeros(2, n, dtype=torch.float64)
@@ -234,5 +245,6 @@ PROTOCOLS = [
         direction="lower",
         compute=_compute,
         needs=frozenset({"real.images", "fake.images"}),
+        rows=_drawn,
     )
 ]

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, recall_score
 
 from ganbench.metrics import Inputs, Side, Unavailable, discriminability
 from ganbench.metrics.discriminability import accuracy, lower_resolutions
+from ganbench.metrics.ms_ssim import ms_ssim
 
 IMAGES = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
 
@@ -129,10 +130,10 @@ def test_ms_ssim_of_a_class_is_the_mean_over_its_own_pairs():
     assert list(found) == [0, 1, 2]
     assert found[0] == pytest.approx(1, abs=1e-12)
     # Eight images of two kinds: 3 of the 7 other images are equal.
-    other = discriminability.ms_ssim(images[16:17], images[17:18]).item()
+    other = ms_ssim(images[16:17], images[17:18]).item()
     assert found[2] == pytest.approx(3 / 7 + 4 / 7 * other, abs=4 * 0.5 / 20)
     a, b = np.triu_indices(8, 1)
-    every = discriminability.ms_ssim(images[8:16][a], images[8:16][b])
+    every = ms_ssim(images[8:16][a], images[8:16][b])
     assert found[1] == pytest.approx(every.mean().item(), abs=5 * every.std().item() / 20)
 
 

@@ -62,6 +62,20 @@ def test_pixels_are_compared_in_l1_and_the_first_image_wins_in_a_tie(n, edge, ch
     assert distances.tolist() == np.take_along_axis(d, expected, 1).tolist()
 
 
+@given(n=st.integers(1, 60), part=st.integers(1, 20), top=st.sampled_from([2, 256]), k=st.integers(1, 5),
+       seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_training_images_in_parts_give_the_same_neighbours(n, part, top, k, seed):
+    real, fake, k = images(n, seed, 4, top=top), images(9, seed + 1, 4), min(k, n)
+    d = all_l1(real, fake)
+    expected = d.argsort(1, kind="stable")[:, :k]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memorisation, "AT_ONCE", part * 16)
+        at, distances = nearest_training_images(real, fake, k)
+    assert at.tolist() == expected.tolist()
+    assert distances.tolist() == np.take_along_axis(d, expected, 1).tolist()
+
+
 def test_images_far_from_all_training_images_are_compared_exactly():
     real, fake = images(400, 0, 8, top=40), images(70, 1, 8)
     d = all_l1(real, fake)
