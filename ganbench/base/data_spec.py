@@ -8,7 +8,7 @@ A spec is `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`. A part in 
 import re
 from pathlib import Path
 
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 
 NUMBER = r"(?:\d|\{seed\}){1,18}"  # a recipe may hold {seed}, which each run replaces by its seed
 ROW = r"\d{0,18}"
@@ -45,7 +45,7 @@ def apart(spec: str) -> tuple[str, str]:
 def rows_in(spec: str, n: int) -> tuple[int, int] | None:
     """Return (a, b) if the spec has a row range `[a:b]`, otherwise None. n, the number of rows, stands for a missing b.
 
-    The range is not checked against n.
+    The range is not checked against n. Raises UserError for a number of more than 15 digits.
 
     >>> rows_in("mnist:train[50000:]", 60000)
     (50000, 60000)
@@ -53,7 +53,7 @@ def rows_in(spec: str, n: int) -> tuple[int, int] | None:
     match = PART.fullmatch(apart(spec)[1])
     if match is None or match["a"] is None:
         return None
-    return int(match["a"] or 0), int(match["b"] or n)
+    return _whole(match["a"] or "0", spec), _whole(match["b"] or str(n), spec)
 
 
 def classes_in(spec: str) -> range | None:
@@ -69,7 +69,14 @@ def classes_in(spec: str) -> range | None:
         return None
     if "{seed}" in match["part"]:
         raise UserError(f"'{spec}': {{seed}} is for recipes only: write numbers of classes.")
-    return range(int(match["first"]), int(match["last"]) + 1)
+    return range(_whole(match["first"], spec), _whole(match["last"], spec) + 1)
+
+
+def _whole(digits: str, spec: str) -> int:
+    """Return the number. Raises UserError for one that no data set needs; Python cannot read thousands of digits."""
+    if len(digits) > 15:
+        raise UserError(f"'{shortened(spec, 80)}': {shortened(digits, 24)} is too large for a row or class.")
+    return int(digits)
 
 
 def of_classes(part: str) -> str:

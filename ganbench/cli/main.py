@@ -8,6 +8,7 @@ return at once.
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -70,7 +71,8 @@ class Commands(click.Group):
 
 
 def _fail(message: str) -> NoReturn:
-    message = printable(shortened(" ".join(message.split()), MOST_CHARACTERS))
+    message = re.sub(r"\d{40,}", lambda digits: shortened(digits[0], 24), " ".join(message.split()))
+    message = printable(shortened(message, MOST_CHARACTERS))
 
     def say(line: str) -> None:
         click.echo(f"ganbench: error: {line}", err=True)

@@ -9,13 +9,36 @@ from typing import Any, TypeVar
 import click
 
 from ganbench.base import registry
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.recipes import MAX_SEED
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-SEED = click.IntRange(0, MAX_SEED)
-COUNT = click.IntRange(min=1)
+
+class WholeNumber(click.IntRange):
+    """A whole number from `least` to `most`; the message about another one names both, and is short."""
+
+    def __init__(self, least: int, most: int):
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = int(str(value)[:20])  # Python refuses to read thousands of digits
+        except ValueError:
+            number = None
+        if number is None or len(str(value)) > 20 or not self.min <= number <= self.max:  # type: ignore[operator]
+            self.fail(
+                f"it must be a whole number from {self.min} to {self.max}, not '{shortened(str(value), 24)}'.",
+                param, ctx,
+            )
+        return number
+
+
+SEED = WholeNumber(0, MAX_SEED)
+COUNT = WholeNumber(1, 10**9)  # of images or steps
+BATCH_SIZE = WholeNumber(1, 100_000)
+CLASSES = WholeNumber(1, 10**6)
+JOBS = WholeNumber(1, 10_000)
 PRIORS = ("normal", "uniform", "uniform_0_1", "unit")  # names as in data.sources.generators, which is heavy to import
 SOURCES = (
     "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable, or a generator in FILE.onnx or FILE.pt "
@@ -48,6 +71,11 @@ def _set_offline(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         os.environ["GANBENCH_OFFLINE"] = "1"
 
 
+def _set_workers(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        os.environ["GANBENCH_WORKERS"] = str(value)
+
+
 def reading(command: Command) -> Command:
     """Add the options that say how images are read if the source does not say it itself."""
     for option in reversed((
@@ -62,6 +90,18 @@ def reading(command: Command) -> Command:
             help="Labels of the files in a folder or zip: columns file,label.",
         ),
         click.option(
+            "--channels", type=click.Choice(("rgb", "l")),
+            help="Convert image files to colour or to grey. Default: as they are, which must be all the same.",
+        ),
+        click.option(
+            "--alpha", type=click.Choice(("white", "black")),
+            help="Flatten image files with an alpha channel onto this background. Default: refuse them.",
+        ),
+        click.option(
+            "--workers", type=WholeNumber(0, 256), expose_value=False, callback=_set_workers,
+            help="Processes that decode image files; 0 decodes in this one. Default: the cores.",
+        ),
+        click.option(
             "--latent", metavar="D",
             help="Size of a generator's z, or its shape, as in 100x1x1. Default: read from its file (z_size of "
             "TorchScript, the input's shape of ONNX).",
@@ -72,7 +112,7 @@ def reading(command: Command) -> Command:
             "else normal.",
         ),
         click.option(
-            "--classes", type=COUNT,
+            "--classes", type=CLASSES,
             help="Number of classes of a conditional generator. Default: read from its file (num_classes).",
         ),
     )):
@@ -100,7 +140,7 @@ def parse_words(text: str | None, option: str) -> list[str] | None:
     words = [part.strip() for part in text.split(",")]
     if not all(words):
         raise UserError(
-            f"{option} '{text}' has an empty name: write names separated by commas, or leave the option out."
+            f"{option} '{shortened(text)}' has an empty name: write names separated by commas, or leave the option out."
         )
     return words
 
@@ -116,7 +156,7 @@ def parse_whole_numbers(text: str, option: str) -> list[int]:
     if not values or min(values) < 0 or max(values) > MAX_SEED or len(set(values)) < len(values):
         raise UserError(
             f"{option} must be different whole numbers of 0 to {MAX_SEED}, separated by commas, or a range like 0-9, "
-            f"not '{text}'."
+            f"not '{shortened(text, 80)}'."
         )
     return values
 

@@ -10,6 +10,7 @@ from ganbench.base.errors import UserError
 from ganbench.cli.options import (
     COUNT,
     FOLDER,
+    JOBS,
     common,
     device_option,
     examples,
@@ -46,7 +47,7 @@ from ganbench.recipes import BUDGETS
     help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
 )
 @click.option(
-    "--jobs", "at_once", type=COUNT,
+    "--jobs", "at_once", type=JOBS,
     help="How many jobs run at a time. Default: one with local, no limit with slurm.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the jobs, a command a line, and do nothing.")

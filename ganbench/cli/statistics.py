@@ -10,7 +10,19 @@ from click.core import ParameterSource
 from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
-from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examples, parse_weights, reading
+from ganbench.cli.options import (
+    BATCH_SIZE,
+    COUNT,
+    FILE,
+    JOBS,
+    SEED,
+    WholeNumber,
+    common,
+    device_option,
+    examples,
+    parse_weights,
+    reading,
+)
 from ganbench.reproduction.jobs import Job
 
 OF_THE_LAUNCHER = {"source", "out", "shard", "count", "launcher", "launcher_args", "at_once"}
@@ -51,18 +63,18 @@ class ShardJob(Job):
     help="Make --shards N as jobs, in the folder of parts beside --out: local waits and merges them, slurm submits "
     "them. Needs ganbench[launch].",
 )
-@click.option("--shards", "count", type=click.IntRange(1, MOST_JOBS), metavar="N", help="How many, with --launcher.")
+@click.option("--shards", "count", type=WholeNumber(1, MOST_JOBS), metavar="N", help="How many, with --launcher.")
 @click.option(
     "--launcher-arg", "launcher_args", multiple=True, metavar="KEY=VALUE",
     help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
 )
 @click.option(
-    "--jobs", "at_once", type=COUNT,
+    "--jobs", "at_once", type=JOBS,
     help="How many jobs run at a time. Default: one with local, no limit with slurm.",
 )
 @click.option("--num", type=COUNT, help="Number of images, drawn under --seed. Default: all.")
 @reading
-@click.option("--batch-size", type=COUNT, help="Batch size of the extractor. Default: its own.")
+@click.option("--batch-size", type=BATCH_SIZE, help="Batch size of the extractor. Default: its own.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of samples and of draws.")
 @device_option
 @common
