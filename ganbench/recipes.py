@@ -455,6 +455,33 @@ def _check(recipe: Recipe, where: str) -> None:
 # --- Finding ---
 
 
+@dataclass(frozen=True)
+class Installed:
+    """All installed recipes and groups that can be read, by name, and a line about each file that cannot."""
+
+    recipes: dict[str, Recipe]
+    groups: dict[str, Group]
+    faults: list[str]
+
+
+def installed() -> Installed:
+    """Return everything that is installed. A bad file of one package does not keep the others from being read."""
+    faults: list[str] = []
+    found = _readable(read, _by_name(_recipe_files, faults), faults)
+    return Installed(found, _readable(read_group, _by_name(_group_files, faults), faults), list(dict.fromkeys(faults)))
+
+
+def _readable(reader: Callable[[Path], Any], files: dict[str, Path], faults: list[str]) -> dict[str, Any]:
+    """Return what can be read, by name; add a line to `faults` for each file that cannot."""
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = reader(path)
+        except UserError as error:
+            faults.append(str(error))
+    return found
+
+
 def available() -> dict[str, Path]:
     """Return every installed recipe's file, by name. Raises UserError for two of one name in one tree."""
     return _by_name(_recipe_files)
@@ -469,7 +496,10 @@ def _recipe_files(tree: Path) -> Iterator[Path]:
     """Yield the recipes at the top of a tree and in its folders; a TOML file of another kind is none."""
     folders = [tree, *(p for p in tree.glob("*") if p.is_dir() and p.name not in GROUP_FOLDERS)]
     for file in (file for folder in folders for file in folder.glob("*.toml")):
-        if file.is_file() and A_RECIPE.search(file.read_bytes()):
+        try:
+            if file.is_file() and A_RECIPE.search(file.read_bytes()):
+                yield file
+        except OSError:  # reading it will say why
             yield file
 
 
@@ -480,15 +510,22 @@ def _group_files(tree: Path) -> Iterator[Path]:
         yield from tree.glob(f"*/{folder}/*.toml")
 
 
-def _by_name(files: Callable[[Path], Iterator[Path]]) -> dict[str, Path]:
-    """Return the files of all installed trees by name; if two trees have one name, the first tree's."""
+def _by_name(files: Callable[[Path], Iterator[Path]], faults: list[str] | None = None) -> dict[str, Path]:
+    """Return the files of all installed trees by name; if two trees have one name, the first tree's.
+
+    faults: takes a line about two files of one name in one tree, of which the first is returned. Without it they raise
+    UserError.
+    """
     found: dict[str, Path] = {}
     for tree in _trees():
         own: dict[str, Path] = {}
         for file in sorted(files(tree), key=lambda file: (file.name, file)):
             if file.stem in own:
-                raise UserError(f"two files are named '{file.stem}': {own[file.stem]} and {file}. Rename one.")
-            own[file.stem] = file
+                fault = f"two files are named '{file.stem}': {own[file.stem]} and {file}. Rename one."
+                if faults is None:
+                    raise UserError(fault)
+                faults.append(fault)
+            own.setdefault(file.stem, file)
         found = {**found, **own, **found}
     return found
 
@@ -553,10 +590,13 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     group: a group that is at hand, beside those that are installed.
     """
     tables = [group] if group is not None else []
-    for path in available_groups().values():
-        installed = read_group(path)
-        if recipe.name in map(_name_of, installed.recipes) and installed.name != (group and group.name):
-            tables.append(_with_members(installed, path)[0])
+    for path in _by_name(_group_files, []).values():
+        try:
+            other_group = read_group(path)
+            if recipe.name in map(_name_of, other_group.recipes) and other_group.name != (group and group.name):
+                tables.append(_with_members(other_group, path)[0])
+        except UserError:  # `installed` says which file cannot be read
+            continue
     found = []
     for table in tables:
         for other in table.members:

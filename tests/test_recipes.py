@@ -247,7 +247,10 @@ def test_a_table_names_rivals_that_its_recipes_do_not_have(tree):
     assert theirs in values_beside("b")
     path.write_text(path.read_text().replace('recipes = ["b"]', 'recipes = ["c"]'))
     with pytest.raises(UserError, match=r"table1\.toml, 'rival': 'c' is none of the group's recipes"):
-        recipes.rivals(recipes.find("a"))
+        recipes.read_group(path)
+    assert values_beside("a") == []  # the group cannot be read, which `list` and `table` say
+    (fault,) = recipes.installed().faults
+    assert "table1.toml, 'rival': 'c' is none" in fault
 
 
 def test_a_table_by_its_path_has_rivals_too(tree, place):

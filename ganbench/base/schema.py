@@ -54,7 +54,8 @@ def described(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        return f"the text '{printable(shortened(value, 60))}'"
+        line = shortened(value, 60).replace("\n", "\\n").replace("\t", "\\t")
+        return f"the text '{printable(line)}'"
     if isinstance(value, int) and abs(value) > LARGEST:
         return f"a number of {int(value.bit_length() * math.log10(2)) + 1} digits or more"
     if isinstance(value, int | float):

@@ -26,5 +26,5 @@ def figures(result: Path, out: Path, quiet: bool) -> None:
     from ganbench.reporting import results
     from ganbench.reporting.figures import acgan_figures
 
-    acgan_figures(results.load(result), out)
+    acgan_figures(results.load(result), out, f"the result {result}")
     click.echo(str(out))

@@ -1,9 +1,13 @@
 """`ganbench list`: names of everything that is installed."""
 
+import sys
+
 import click
 
 from ganbench.base import registry
+from ganbench.base.errors import printable
 from ganbench.cli.options import common, examples
+from ganbench.recipes import Installed, installed
 
 METRIC_NAMES = (
     "Those over a network's features take its name: fd_mnist-cnn. The published ones over inception-v3 are fid, "
@@ -21,25 +25,31 @@ KINDS = (*registry.KINDS, "groups")
 @common
 def list_(kind: str | None, quiet: bool) -> None:
     """Models, datasets, metrics, extractors, recipes, groups."""
-    indent = "" if kind else "  "
+    indent, found = "" if kind else "  ", installed()
     for each in [kind] if kind else KINDS:
         if not kind:
             click.echo(f"{each}:")
-        titles = _titles(each)
+        titles = _titles(each, found)
         width = max(map(len, titles), default=0)
         for name, title in titles.items():
             click.echo(f"{indent}{name.ljust(width)}  {title}")
         if each == "metrics":
             click.echo(f"{indent}{METRIC_NAMES}")
+    end_with(found.faults if kind in (None, "recipes", "groups") else [])
 
 
-def _titles(kind: str) -> dict[str, str]:
+def end_with(faults: list[str]) -> None:
+    """Print a line about each file that was left out, and if there is one, exit with code 1."""
+    for fault in faults:
+        click.echo(f"ganbench: error: {printable(' '.join(fault.split()))}", err=True)
+    if faults:
+        sys.exit(1)
+
+
+def _titles(kind: str, found: Installed) -> dict[str, str]:
     """A line about each thing of a kind, by its name."""
-    from ganbench import recipes
-
     if kind == "recipes":
-        return {name: recipes.read(path).title for name, path in recipes.available().items()}
+        return {name: recipe.title for name, recipe in found.recipes.items()}
     if kind == "groups":
-        groups = {name: recipes.read_group(path) for name, path in recipes.available_groups().items()}
-        return {name: f"{group.title} ({len(group.recipes)} recipes)" for name, group in groups.items()}
+        return {name: f"{group.title} ({len(group.recipes)} recipes)" for name, group in found.groups.items()}
     return {name: registry.summary(kind, name) for name in registry.names(kind)}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from ganbench.cli.list_ import end_with
 from ganbench.cli.options import common, examples, results_option
-from ganbench.recipes import BUDGETS
+from ganbench.recipes import BUDGETS, installed
 
 
 @click.command(epilog=examples(
@@ -45,3 +46,4 @@ def table(
     for what, path in written.items():
         if path is not None and not quiet:
             click.echo(f"{what}:   {path}", err=True)
+    end_with(installed().faults)

@@ -1,8 +1,10 @@
 """Pictures of what a result holds; every number in them comes from its file. Needs the extra `ganbench[figures]`."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ganbench.base import schema
 from ganbench.base.errors import UserError
 from ganbench.base.files import atomic_path
 from ganbench.reporting.results import Measurement, Result
@@ -11,6 +13,24 @@ ACGAN = ("discriminability", "gaining_classes", "diverse_classes", "accuracy_div
 
 
 Pairs = list[tuple[float, float]]
+
+
+def _per_class(*keys: str) -> schema.Table:
+    """The kind of values by class: these keys, and others, each a table of numbers by class."""
+    classes = schema.Table(others=schema.Number())
+    return schema.Table(dict.fromkeys(keys, classes), others=classes)
+
+
+# The details that the panels show, by stem. The metrics write more.
+DETAILS = {
+    "gaining_classes": schema.Table({"per_class": _per_class("native")}, others=schema.Plain()),
+    "diverse_classes": schema.Table(
+        {"per_class": _per_class("real", "fake"), "threshold": schema.Number()}, others=schema.Plain()
+    ),
+    "accuracy_diversity_correlation": schema.Table(
+        {"per_class": _per_class("accuracy", "ms_ssim")}, others=schema.Plain()
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +58,25 @@ class Panels:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def acgan_panels(result: Result) -> Panels:
+def acgan_panels(result: Result, name: str = "the result") -> Panels:
     """The values of the four panels, from a result with all of `ACGAN`.
 
-    Raises UserError for a stem that was not asked for, and where there is not even a discriminability.
+    name: the result's file, for messages. Raises UserError for a stem that was not asked for, where there is not even a
+    discriminability, and for details that are not those of the metric.
     """
     found = {stem: _of(result.measurements, stem) for stem in ACGAN}
     for stem, measurements in found.items():
         if not measurements:
-            raise UserError(f"the result has no '{stem}': evaluate with --metrics {','.join(ACGAN)}.")
+            raise UserError(f"{name} has no '{stem}': evaluate with --metrics {','.join(ACGAN)}.")
     reasons = {stem: m[0].reason for stem, m in found.items() if m[0].value is None}
     if ACGAN[0] in reasons:
-        raise UserError(f"the result has no value of '{ACGAN[0]}': {reasons[ACGAN[0]]}.")
+        raise UserError(f"{name} has no value of '{ACGAN[0]}': {reasons[ACGAN[0]]}.")
+    for stem, kind in DETAILS.items():
+        first = found[stem][0]
+        if first.value is not None:
+            at = f"measurements[{result.measurements.index(first)}].details"
+            whose = f"{name} is damaged or was edited: '{at}' of {stem}"
+            schema.require(kind, first.details, whose, "evaluate again")
     accuracy = _by_resolution(found["discriminability"])
     real = _by_resolution(_of(result.real, "discriminability"))
     order = [*sorted((r for r in accuracy if r != "native"), key=int), "native"]
@@ -57,7 +84,9 @@ def acgan_panels(result: Result) -> Panels:
                     reasons=reasons)
     gain, alike, against = (found[stem][0] for stem in ACGAN[1:])
     if gain.value is not None:
-        reduced = next(key for key in gain.details["per_class"] if key != "native")
+        reduced = next((key for key in gain.details["per_class"] if re.fullmatch("@?[0-9]{1,9}", key)), "")
+        if not reduced:
+            raise UserError(f"{name} has accuracies of classes at native size only: evaluate again.")
         panels = replace(panels, reduced=reduced.removeprefix("@"), gain=_pairs(gain, reduced, "native"),
                          share_gaining=_value(gain))
     if alike.value is not None:
@@ -68,13 +97,13 @@ def acgan_panels(result: Result) -> Panels:
     return panels
 
 
-def acgan_figures(result: Result, out: Path) -> None:
+def acgan_figures(result: Result, out: Path, name: str = "the result") -> None:
     """Draw the figures of Odena et al. (2017, Figures 3, 5 and 6 and accuracy by resolution) as four panels: one PNG.
 
     A panel whose metric has no value says why. Raises UserError as `acgan_panels` does, where matplotlib is missing,
     and where `out` cannot be written.
     """
-    panels = acgan_panels(result)
+    panels = acgan_panels(result, name)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -114,7 +143,7 @@ def acgan_figures(result: Result, out: Path) -> None:
         if stem in panels.reasons:
             axes.set(title=stem, xticks=[], yticks=[])
             axes.text(0.5, 0.5, f"not measured:\n{panels.reasons[stem]}", ha="center", va="center", wrap=True,
-                      transform=axes.transAxes)
+                      parse_math=False, transform=axes.transAxes)
 
     with atomic_path(out) as part:
         figure.savefig(part, format="png", metadata={"Software": None})
@@ -129,7 +158,12 @@ def _of(measurements: list[Measurement], stem: str) -> list[Measurement]:
 def _by_resolution(measurements: list[Measurement]) -> dict[str, tuple[float, float]]:
     """Value and error by 'native' (the first) and by side."""
     name = measurements[0].metric if measurements else ""
-    return {m.metric[len(name) :].removeprefix("@") or "native": _value(m) for m in measurements if m.value is not None}
+    found = {}
+    for m in (m for m in measurements if m.value is not None):
+        side = m.metric.removeprefix(name).removeprefix("@")
+        if not side or (m.metric == f"{name}@{side}" and re.fullmatch("[0-9]{1,9}", side)):
+            found[side or "native"] = _value(m)
+    return found
 
 
 def _value(m: Measurement) -> tuple[float, float]:

@@ -262,8 +262,11 @@ def write_all(out: Path) -> list[Path]:
             paths.append(write(recipe, of, folder))
         else:
             (folder / f"{recipe.name}.md").unlink(missing_ok=True)
-    for file in installed.available_groups().values():
-        group, members = installed.lookup(str(file))
+    for name in installed.installed().groups:
+        try:
+            group, members = installed.lookup(str(installed.available_groups()[name]))
+        except UserError:  # one of its recipes cannot be read: its page stays as it is
+            continue
         assert group is not None
         of_group = [(recipe, _results(recipe, out)) for recipe in members.values()]
         if any(of for _, of in of_group):
@@ -275,7 +278,7 @@ def write_all(out: Path) -> list[Path]:
 
 def _every_recipe(out: Path) -> Stored:
     """Return every installed recipe with its stored results."""
-    return [(recipe, _results(recipe, out)) for recipe in map(installed.read, installed.available().values())]
+    return [(recipe, _results(recipe, out)) for recipe in installed.installed().recipes.values()]
 
 
 def _results(recipe: Recipe, out: Path) -> list[Result]:
@@ -299,7 +302,7 @@ def _index(out: Path) -> str:
     if ran:
         lines = [_line(recipe, of, verdicts[recipe.name], out) for recipe, of in ran]
         parts += [render(lines, columns=INDEX_COLUMNS)]
-    groups = [name for name in installed.available_groups() if (out / "tables" / f"{name}.md").is_file()]
+    groups = [name for name in installed.installed().groups if (out / "tables" / f"{name}.md").is_file()]
     if groups:
         parts += [_wrapped("Tables of the papers:", [f"[{name}](tables/{name}.md)" for name in groups])]
     known = {recipe.name for recipe, _ in every}

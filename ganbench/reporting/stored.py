@@ -55,7 +55,7 @@ def table(
 
 def _recipes_on(dataset: str | None) -> dict[str, Recipe]:
     """All installed recipes by name; with a data set, those that train on it."""
-    everything = [recipes.read(path) for path in recipes.available().values()]
+    everything = list(recipes.installed().recipes.values())
     data_of = {recipe.name: recipe.train.data.partition(":")[0] for recipe in everything}
     if dataset is not None and dataset not in data_of.values():
         known = sorted(set(data_of.values()))

@@ -78,12 +78,13 @@ class Trained:
 def train(
     recipe: Recipe, data: Dataset, folder: Path, seed: int, device: torch.device, commit: str = "",
     advance: Callable[[int, str], None] | None = None, fresh: bool = False,
-    say: Callable[[str], None] | None = None, watch: Watch | None = None, board: bool = False,
+    say: Callable[[str], None] | None = None, watch: Watch | None = None, board: bool = False, rewrite: bool = False,
 ) -> Trained:
     """Train a recipe to its end in `folder`, going on from `state.pt` if there is one.
 
     fresh: empty the folder first. advance(step, text): called after each step. say: called with each trouble. board:
-    also write a TensorBoard log. Under torchrun every process takes its part of each batch, and the first one writes.
+    also write a TensorBoard log. rewrite: write the checkpoint of a finished run again. Under torchrun every process
+    takes its part of each batch, and the first one writes.
 
     Raises UserError if recipe and data do not fit or another process works in the folder, TrainingFailed if losses or
     weights are not finite or other trouble ends the run, and Interrupted, after saving, on SIGINT or SIGTERM.
@@ -100,7 +101,7 @@ def train(
                 Board(place.path / "tensorboard", run.step) if board and distributed.rank() == 0 else Board() as mirror
             ):
                 return run.to_the_end(advance or (lambda step, text: None), say or (lambda text: None),
-                                      watch, mirror, asked)
+                                      watch, mirror, asked, rewrite)
 
 
 class _Run:
@@ -173,7 +174,7 @@ class _Run:
 
     def to_the_end(
         self, advance: Callable[[int, str], None], say: Callable[[str], None], watch: Watch | None, board: Board,
-        asked: list[int],
+        asked: list[int], rewrite: bool = False,
     ) -> Trained:
         """Run the remaining steps, save, and return the finished run."""
         train, looked, steps = self.recipe.train, self.recipe.watch, self.recipe.train.steps
@@ -207,7 +208,7 @@ class _Run:
                 if self.first:
                     self.save()
                 raise Interrupted(signum, step)
-        if start < steps or distributed.decide(not self.place.checkpoint.exists()):
+        if start < steps or rewrite or distributed.decide(not self.place.checkpoint.exists()):
             self.finish()
         return Trained(self.place.checkpoint, steps, self.seconds, tuple(self.warnings.values()), self.best)
 
