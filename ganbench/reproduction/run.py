@@ -16,6 +16,7 @@ import torch
 from ganbench.base import distributed, registry
 from ganbench.base.device import describe_device, peak_memory
 from ganbench.base.errors import UserError
+from ganbench.base.files import sha256_of
 from ganbench.base.progress import Reporter
 from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset
@@ -83,14 +84,21 @@ def make_run(
     commit, dirty = results.git_commit()
 
     done = folder / results.RESULT
+    rewrite = False  # the checkpoint, from state.pt
     if not fresh and distributed.decide(already_done(folder, recipe, overrides, inputs.data.fingerprint)):
-        reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
-        return Run(folder, results.load(done))
+        if not distributed.decide(is_another_checkpoint(folder)):
+            reporter.say(f"{recipe.name} seed {seed}: already done, in {folder} (--fresh does it again)")
+            return Run(folder, results.load(done))
+        rewrite = True
+        reporter.say(
+            f"{recipe.name} seed {seed}: {folder / CHECKPOINT} is not the one that {results.RESULT} measured (its "
+            "SHA-256 differs): the run goes on from its state, and is measured again"
+        )
 
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
         trained = train(
             recipe, inputs.data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
-            watch(recipe, inputs.watched, inputs.extractors, inputs.data, seed, device), board,
+            watch(recipe, inputs.watched, inputs.extractors, inputs.data, seed, device), board, rewrite,
         )
     result = _evaluate(recipe, overrides, seed, device, folder, inputs, trained, reporter)
     if distributed.rank() == 0:
@@ -221,6 +229,15 @@ def already_done(folder: Path, recipe: Recipe, overrides: dict[str, Any], finger
     same_recipe = same_as(recipe, overrides).items() <= {"budget": None, **(old.recipe or {})}.items()
     same_data = fingerprint in (None, (old.training or {}).get("data_fingerprint"))
     return same_recipe and old.overrides == overrides and same_data
+
+
+def is_another_checkpoint(folder: Path) -> bool:
+    """Return True if the checkpoint in a folder is not the one that its result measured.
+
+    It was damaged or replaced, or a run that began beside an older result was killed before it was measured.
+    """
+    measured = (results.load(folder / results.RESULT).fake or {}).get("checkpoint_sha256")
+    return measured is not None and measured != sha256_of(folder / CHECKPOINT)
 
 
 def same_as(recipe: Recipe, overrides: dict[str, Any]) -> dict[str, Any]:

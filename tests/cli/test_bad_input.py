@@ -1007,7 +1007,7 @@ def test_a_baseline_or_result_that_cannot_be_read_is_named_by_its_role(refuses, 
         ("", ["not valid JSON"]),
         ("[]", ["not a ganbench result"]),
         ("3", ["not a ganbench result"]),
-        ('{"measurements": []}', ["schema None"]),
+        ('{"measurements": []}', ["'fake' is missing"]),
         ('{"measurements": NaN}', ["not valid JSON"]),
     ):
         (place / "bad.json").write_text(content)
