@@ -86,6 +86,8 @@ def run(request: Request, reporter: Reporter) -> Result:
     reference_text = request.reference
     if request.ckpt is not None:
         gan, meta = checkpoint.load(request.ckpt, request.model)
+        if remark := results.is_not_measured(request.ckpt, meta.steps, meta.sha256):
+            reporter.say(remark)
         reference_text = reference_text or meta.data or None
         training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps,
                     "data": meta.data, "seed": meta.seed, "commit": meta.commit}

@@ -181,6 +181,24 @@ def _remedy(path: Path) -> str:
     return "make it again"
 
 
+def is_not_measured(checkpoint: Path, steps: int, sha256: str) -> str:
+    """Return a remark if the result beside a run's checkpoint measured another one of as many steps; else "".
+
+    A result of fewer steps is no mistake: the run was lengthened. steps, sha256: of the checkpoint.
+    """
+    path = checkpoint.parent / RESULT
+    if checkpoint.name != "checkpoint.safetensors" or not path.is_file():
+        return ""
+    try:
+        beside = load(path)
+    except UserError:  # nobody asked for that result
+        return ""
+    measured = (beside.fake or {}).get("checkpoint_sha256", sha256)
+    if measured == sha256 or (beside.training or {}).get("steps") != steps:
+        return ""
+    return f"{checkpoint} is not the checkpoint that {path} measured (its SHA-256 differs): damaged or replaced?"
+
+
 def load_all(folder: Path) -> list[tuple[Path, Result]]:
     """Return all results below a folder with their paths, in the order of these."""
     return [(path, load(path)) for path in sorted(folder.rglob(RESULT))]

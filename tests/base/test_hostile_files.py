@@ -411,7 +411,12 @@ def test_a_checkpoint_that_was_not_measured_is_written_and_measured_again(ganben
     measured = results.load(run / "result.json").measurements
     done = ganbench(*again)
     assert "already done" in done.err
+    alone = ["evaluate", "--ckpt", path, "--metrics", "fd_pixels", "--num", "20"]
+    assert "not the checkpoint" not in ganbench(*alone).err
     path.write_bytes(kept[:-4] + bytes(4))
+    done = ganbench(*alone)
+    assert done.code == 0, done.err
+    assert f"{path} is not the checkpoint that {run / 'result.json'} measured" in done.err
     done = ganbench(*again)
     assert done.code == 0, done.err
     assert "checkpoint.safetensors is not the one that result.json measured" in done.err
