@@ -1,19 +1,26 @@
-"""`ganbench doctor`: what is here, what is missing, and what would mend it. Nothing is downloaded or loaded."""
+"""`ganbench doctor`: what is here, what is missing, and what would mend it. Nothing is downloaded.
 
+A part that is broken is one line of the report, and never its end.
+"""
+
+import contextlib
 import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import NamedTuple
 
 from ganbench import __version__
 from ganbench.base import registry
+from ganbench.base.errors import UserError
+from ganbench.base.standard_output import user_code
 from ganbench.data.datasets import data_root, offline
 from ganbench.features import inception_v3, lpips_vgg16
 from ganbench.features.small_cnn import BUNDLED
+from ganbench.features.weights import Published, is_whole
 
 # Where torchvision keeps each set below the data folder. One of the places is enough to say that the set is there.
 PLACES = {
@@ -59,20 +66,95 @@ def report() -> Iterator[str]:
     yield "\ndevices:"
     yield from map(str, _devices())
 
-    root = data_root()
-    yield f"\ndata folder: {root}" + ("" if os.environ.get("GANBENCH_DATA") else "  (set GANBENCH_DATA to use another)")
+    try:
+        root = data_root()
+        where = "" if os.environ.get("GANBENCH_DATA") else "  (set GANBENCH_DATA to use another)"
+        yield f"\ndata folder: {root}{where}{_access(root)}"
+    except UserError as error:
+        root = None
+        yield f"\ndata folder: none. {error}"
     if offline():
         yield "offline: nothing is downloaded (GANBENCH_OFFLINE)"
     yield "\ndata sets:"
-    yield from (str(dataset(name)) for name in registry.names("datasets"))
+    yield from (_safely(name, dataset) for name in _names("datasets", PLACES | EMBEDDED))
     yield str(Finding(True, "folder:PATH", "any folder of images; class folders become labels"))
 
     yield "\nextractors:"
-    yield from (str(extractor(name)) for name in REPORTED)
+    yield from (_safely(name, extractor) for name in REPORTED)
+    plugins = list(_plugins())
+    if plugins:
+        yield "\nfrom other packages:"
+        yield from map(str, plugins)
+    if root is not None:
+        yield _kept(root / "features")
 
-    kept = list((root / "features").glob("*.safetensors"))
-    size = sum(p.stat().st_size for p in kept) / 2**20
-    yield f"\nfeatures of reference sets: {len(kept)} files, {size:,.0f} MiB in {root / 'features'} (may be deleted)"
+
+def _safely(name: str, look: Callable[[str], Finding]) -> str:
+    """The line about a thing, or that it cannot be looked at and why."""
+    try:
+        return str(look(name))
+    except Exception as error:
+        return str(Finding(False, name, f"cannot be looked at: {_reason(error)}"))
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _access(root: Path) -> str:
+    """What may not be done in the data folder, for the line that names it."""
+    try:
+        if not root.exists():
+            return ""
+        if not root.is_dir():
+            return "\n  --  it is a file: evaluations work without a cache; set GANBENCH_DATA to a folder"
+        readable, writable = (os.access(root, mode | os.X_OK) for mode in (os.R_OK, os.W_OK))
+    except OSError as error:
+        return f"\n  --  it cannot be looked at ({error.strerror}): evaluations work without a cache"
+    if not readable:
+        return "\n  --  it may not be read: evaluations work without a cache; change its mode, or set GANBENCH_DATA"
+    return "" if writable else "\n  --  it may not be written: nothing new is kept there"
+
+
+def _names(kind: str, bundled: Iterable[str]) -> list[str]:
+    """The installed names of a kind; if two packages provide the same name, those of ganbench."""
+    try:
+        return registry.names(kind)
+    except UserError:
+        return sorted(bundled)
+
+
+def _plugins() -> Iterator[Finding]:
+    """Whether what other packages add can be imported. Their code runs, and may do anything."""
+    for kind in registry.KINDS:
+        try:
+            registry.entries(kind)
+        except UserError as error:
+            yield Finding(False, kind, str(error))
+        for entry in entry_points(group=f"ganbench.{kind}"):
+            package = entry.dist.name if entry.dist is not None else ""
+            if package == "ganbench":
+                continue
+            try:
+                with user_code():
+                    entry.load()
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                yield Finding(False, entry.name, f"{kind[:-1]} of {package} cannot be imported: {_reason(error)}")
+            else:
+                yield Finding(True, entry.name, f"{kind[:-1]} of {package}")
+
+
+def _kept(folder: Path) -> str:
+    """The line about the cache of features."""
+    try:
+        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    except OSError as error:
+        return f"\nfeatures of reference sets: {folder} cannot be looked at ({error.strerror})"
+    total = sum(sizes) / 2**20
+    return f"\nfeatures of reference sets: {len(sizes)} files, {total:,.0f} MiB in {folder} (may be deleted)"
 
 
 def dataset(name: str) -> Finding:
@@ -89,8 +171,16 @@ def dataset(name: str) -> Finding:
     if any((root / place).exists() for place in PLACES[name]):
         return Finding(True, name, "in the data folder")
     what = "missing, and this run is offline" if offline() else "missing: downloaded on first use"
-    free = shutil.disk_usage(root if root.exists() else Path.home()).free / 2**30
-    return Finding(False, name, f"{what} ({free:.0f} GiB free)")
+    return Finding(False, name, f"{what}{_free(root)}")
+
+
+def _free(folder: Path) -> str:
+    """The free space where a folder is or would be made; "" if nothing tells it."""
+    with contextlib.suppress(OSError):
+        while not folder.exists():
+            folder = folder.parent
+        return f" ({shutil.disk_usage(folder).free / 2**30:.0f} GiB free)"
+    return ""
 
 
 def extractor(name: str) -> Finding:
@@ -119,9 +209,12 @@ def _devices() -> Iterator[Finding]:
         yield Finding(False, "cuda", "no accelerator that torch can use")
 
 
-def _published(name: str, files: Iterable[str], folder: Path) -> Finding:
+def _published(name: str, files: Mapping[str, Published], folder: Path) -> Finding:
     missing = [file for file in files if not (folder / file).exists()]
-    if not missing:
-        return Finding(True, name, f"{' and '.join(files)} in {folder}")
-    how = "this run is offline" if offline() else "downloaded on first use"
-    return Finding(False, name, f"weights missing: {how}, or put {' and '.join(missing)} into {folder}")
+    if missing:
+        how = "this run is offline" if offline() else "downloaded on first use"
+        return Finding(False, name, f"weights missing: {how}, or put {' and '.join(missing)} into {folder}")
+    damaged = [str(folder / file) for file, known in files.items() if not is_whole(folder / file, known)]
+    if damaged:
+        return Finding(False, name, f"damaged: delete {' and '.join(damaged)}, and it is downloaded again")
+    return Finding(True, name, f"{' and '.join(files)} in {folder}")

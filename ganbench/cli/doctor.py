@@ -2,6 +2,7 @@
 
 import click
 
+from ganbench.base.errors import UserError
 from ganbench.cli.options import common, examples
 
 
@@ -13,9 +14,12 @@ from ganbench.cli.options import common, examples
 def doctor(quiet: bool) -> None:
     """Show what is here, what is missing, what would mend it.
 
-    Data sets, weights, devices. Nothing is downloaded.
+    Data sets, weights, devices, parts from other packages. Nothing is downloaded.
     """
-    from ganbench.doctor import report
+    try:
+        from ganbench.doctor import report
+    except (ImportError, OSError) as error:  # a library that cannot be loaded is an OSError
+        raise UserError(f"a package cannot be imported ({error}): install ganbench again.") from error
 
     for line in report():
         click.echo(line)

@@ -146,6 +146,12 @@ def main(ctx: click.Context) -> None:
 
     A number is right, says which protocol it is, and carries its uncertainty, or it is not printed.
     """
+    try:
+        os.getcwd()
+    except OSError as error:
+        if ctx.invoked_subcommand != "doctor":
+            raise UserError("the working directory was deleted: change to another folder.") from error
+        os.chdir(os.sep)  # the report names no file of the working directory
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
