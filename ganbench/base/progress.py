@@ -19,13 +19,14 @@ class Task:
     """Progress of one piece of long work.
 
     what: what is done, for the display. total: number of items. quiet: show nothing.
+    The rate counts from the first report on. That report may hold the work of earlier sessions, in a resumed run.
     """
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.count, self.text = what, total, 0, ""
-        self.quiet, self.began = quiet, time.monotonic()
+        self.quiet, self.last_line = quiet, time.monotonic()
+        self.first: tuple[float, int] | None = None  # time and count of the first report
         self.bar: Any = None
-        self.count_before, self.last_line = 0, self.began
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -37,22 +38,29 @@ class Task:
 
     def at(self, count: int, text: str = "") -> None:
         """Set the number of items done, and a text about the state. An empty text keeps the last one."""
-        if self.count == 0 and count > 1:
-            self.count_before = count - 1  # a resumed run: the rate counts only the work of this process
+        now = time.monotonic()
         self.count, self.text = count, text or self.text
+        if self.first is None:
+            self.first = now, count
+            if self.bar is not None:
+                self.bar.initial = self.bar.n = self.bar.last_print_n = count
+                self.bar.start_t = self.bar.last_print_t = time.time()
         if self.bar is not None:
             self.bar.update(count - self.bar.n)
             if text:
                 self.bar.set_postfix_str(self.text, refresh=False)
-        elif not self.quiet and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
-            self.last_line = time.monotonic()
-            rate = (count - self.count_before) / (self.last_line - self.began)
-            left = (self.total - count) / rate if rate > 0 else 0
-            print(
-                f"{self.what}: {count:,}/{self.total:,}  {rate:.1f}/s  {left / 60:.1f} min left  {self.text}",
-                file=sys.stderr,
-                flush=True,
-            )
+        elif not self.quiet and now - self.last_line > LINE_EVERY_SECONDS:
+            self.last_line = now
+            print(printable(self.line(now)), file=sys.stderr, flush=True)
+
+    def line(self, now: float) -> str:
+        """Return the state in one line. now: the monotonic time."""
+        began, before = self.first or (now, self.count)
+        done, words = self.count - before, [f"{self.what}: {self.count:,}/{self.total:,}"]
+        if done > 0 and now > began:
+            rate = done / (now - began)
+            words += [f"{rate:.1f}/s", f"{(self.total - self.count) / rate / 60:.1f} min left"]
+        return "  ".join([*words, self.text]).rstrip()
 
 
 class Reporter:
