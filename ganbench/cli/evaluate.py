@@ -1,6 +1,7 @@
 """`ganbench evaluate`: metrics of a checkpoint or of images."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
 from ganbench.cli.options import (
+    BATCH_SIZE,
     COUNT,
     FILE,
     SEED,
@@ -45,7 +47,7 @@ from ganbench.cli.options import (
 )
 @click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
 @click.option("--num", type=COUNT, help="Number of images. Default: 10,000 of a checkpoint, else all.")
-@click.option("--batch-size", type=COUNT, help="Batch size of the extractors. Default: their own.")
+@click.option("--batch-size", type=BATCH_SIZE, help="Batch size of the extractors. Default: their own.")
 @click.option("--extractor", help="For metrics named without one. Default: what fits the reference.")
 @click.option(
     "--weights", multiple=True, metavar="EXTRACTOR=FILE",
@@ -64,7 +66,7 @@ def evaluate(
     metrics: str | None, weights: tuple[str, ...], resolutions: str | None, as_json: bool, out: Path | None,
     quiet: bool, **options: Any,
 ) -> None:
-    """Measure a checkpoint's samples, or any images.
+    """Measure a checkpoint's samples, or any images; exit 1 if a metric of --metrics cannot be.
 
     Under torchrun the processes share the extraction of features: torchrun --nproc-per-node 2 -m ganbench evaluate ...
     """
@@ -102,3 +104,7 @@ def evaluate(
         click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False))
     else:
         click.echo(tables.render(tables.measurement_rows(result), columns=tables.RESULT_COLUMNS), nl=False)
+    missing = [m.metric for m in result.measurements if m.value is None]
+    if missing and (names or len(missing) == len(result.measurements)):
+        click.echo(f"ganbench: not measured: {', '.join(missing)} (the reasons stand beside them)", err=True)
+        sys.exit(1)

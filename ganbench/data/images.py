@@ -7,15 +7,12 @@ converts in the same way.
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ganbench.base.errors import UserError
 from ganbench.base.files import atomic_path
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+from ganbench.data import decoding
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -53,30 +50,8 @@ def to_rgb(images: Tensor) -> Tensor:
 
 
 def decode(source: Path | object, name: str) -> Tensor:
-    """Decode one image file into a contiguous uint8 tensor C x H x W, with C = 1 for grey images and 3 for colour.
-
-    source: a path or a binary file object. name: the file's name, for error messages.
-    Raises UserError if the file is damaged, has an alpha channel, or has more than 8 bits per channel. Such a file can
-    be flattened or scaled in several ways, and the choice would change a metric without notice.
-    """
-    try:
-        with Image.open(source) as file:  # type: ignore[arg-type]
-            if ";16" in str(file.tile):  # Pillow would cut 16-bit colour to 8 bits without a warning
-                raise UserError(f"{name} has more than 8 bits per channel ({file.mode}): convert it to 8 bits first.")
-            file.load()
-            image: Image.Image = file
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                raise UserError(f"{name} has an alpha channel ({image.mode}): flatten it onto a background first.")
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{name} has more than 8 bits per channel ({image.mode}): convert it to 8 bits first.")
-            if image.mode not in ("L", "RGB"):
-                image = image.convert("L" if image.mode == "1" else "RGB")
-            array = np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} is not a readable image ({error}): remove or replace it.") from error
-    if array.ndim == 2:
-        array = array[:, :, None]
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    """Decode one image file into a contiguous uint8 tensor C x H x W (see `decoding.decode`)."""
+    return torch.from_numpy(decoding.decode(source, name)).permute(2, 0, 1).contiguous()
 
 
 def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:

@@ -6,15 +6,20 @@ vertical pass. Most scripts that prepare data sets do the same. Code that filter
 resize to 299, differs by fractions of a level.
 """
 
+from __future__ import annotations  # torch is named and not imported: processes that only decode use this module
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ganbench.base.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METHODS = {
     "pil-bicubic": Image.Resampling.BICUBIC,
@@ -43,16 +48,24 @@ class Resize:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize an image, uint8 C x H x W, to uint8 C x side x side. An image of this size is returned unchanged."""
-        c, h, w = image.shape
+        import torch
+
+        array = image.permute(1, 2, 0).numpy()
+        small = self.array(array)
+        return image if small is array else torch.from_numpy(small).permute(2, 0, 1).contiguous()
+
+    def array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize an image, uint8 H x W x C, to uint8 side x side x C. An image of this size is returned unchanged."""
+        h, w, c = image.shape
         if self.crop and h != w:
             short = min(h, w)
             top, left = (h - short) // 2, (w - short) // 2
-            image = image[:, top : top + short, left : left + short]
-        if image.shape[1:] == (self.side, self.side):
+            image = image[top : top + short, left : left + short]
+        if image.shape[:2] == (self.side, self.side):
             return image
-        array = image.permute(1, 2, 0).numpy() if c == 3 else image[0].numpy()
-        small = Image.fromarray(np.ascontiguousarray(array)).resize((self.side, self.side), METHODS[self.method])
-        return torch.from_numpy(np.array(small).reshape(self.side, self.side, c)).permute(2, 0, 1).contiguous()
+        picture = Image.fromarray(np.ascontiguousarray(image if c == 3 else image[:, :, 0]))
+        small = picture.resize((self.side, self.side), METHODS[self.method])
+        return np.array(small).reshape(self.side, self.side, c)
 
 
 def parse(text: str) -> Resize:

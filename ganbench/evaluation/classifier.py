@@ -39,7 +39,7 @@ def train(spec: str, out: Path, reporter: Reporter) -> Errors | None:
     steps = small_cnn.TRAINING.epochs * (len(data) // small_cnn.TRAINING.batch_size)
     with reporter.task(f"train on {data.name}", steps) as task:
         small_cnn.train_classifier(
-            data.images, data.labels, data.classes, out, data.name,
+            data.images[:], data.labels, data.classes, out, data.name,
             advance=lambda text: task.at(task.count + 1, text),
         )
     test = _held_out(spec, data)

@@ -1,27 +1,39 @@
-"""Features of sets of images: one pass an extractor, shared by all metrics, and cached for reference sets.
+"""Features of sets of images: one pass over a set serves all extractors and all metrics; references are cached.
+
+A pass takes each batch once: every extractor, every reduced size and every draw of pixels is served while the batch is
+in memory, and then it is dropped. Where metrics need nothing but moments, moments are all that is kept.
 
 The cache lies in `<data folder>/features/`. Its keys hold everything that could change a digit: fingerprint and draw of
 the images, weights and version of the network, the arithmetic, the size to which images were reduced, and the version
-of this file. A damaged file is made again; a full disk costs a remark and nothing else.
+of this file. A pass over a reference that is interrupted goes on where it was. A damaged file is made again; a full
+disk costs a remark and nothing else.
 """
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ganbench.base import distributed
-from ganbench.base.files import atomic_path
+from ganbench.base.memory import in_words
 from ganbench.data.sources import Samples
-from ganbench.features import FeatureExtractor, Features, extract
+from ganbench.data.streams import Images, Partial, batches
+from ganbench.evaluation import disk_cache
+from ganbench.evaluation.sinks import FeatureSink, MomentSink, PixelSink
+from ganbench.features import FeatureExtractor, Features, embed, extract
+from ganbench.metrics import Unavailable
 
-VERSION = 1
+VERSION = 2
+SAVE_EVERY = 60.0  # seconds after which what a pass over a reference has made is written
+WORTH_SAYING = 256 << 20  # bytes of features
+MOST_AT_ONCE = 1024  # images in one batch for all extractors together
 Progress = Callable[[str, int], Callable[[int], None]]  # (what, total) -> advance(n)
 Say = Callable[[str], None]
 
@@ -32,11 +44,29 @@ def reduce(images: Tensor, side: int) -> Tensor:
     return small.round().clamp(0, 255).to(torch.uint8)
 
 
+@dataclass
+class Wanted:
+    """What metrics look at in one set of images.
+
+    features: by extractor and side in pixels (0: as the images are), whether their moments are enough. rows: int64 rows
+    whose pixels are looked at. all_pixels: the pixels of all images are.
+    """
+
+    features: dict[tuple[str, int], bool] = field(default_factory=dict)
+    rows: list[Tensor] = field(default_factory=list)
+    all_pixels: bool = False
+
+    def add(self, name: str, side: int, moments: bool) -> None:
+        """Add features; moments are enough if they are for everybody who looks at these."""
+        self.features[name, side] = moments and self.features.get((name, side), True)
+
+
 class FeatureStore:
     """Makes features, keeps them in memory, and caches those of reference sets on disk.
 
     extractors: by name. folder: of the cache; None keeps nothing on disk. batch_size: images in a pass of an
     extractor; None leaves it to the extractor.
+    seconds, waited: how long the passes took, and how long of that they waited for images.
     """
 
     def __init__(
@@ -46,10 +76,14 @@ class FeatureStore:
     ):
         self.extractors, self.device, self.batch_size = extractors, device, batch_size
         self.folder, self.progress, self.say = folder, progress, say
+        self.seconds = self.waited = 0.0
         self._labels: dict[int, str] = {}
         self._lasting: set[int] = set()
         self._sets: list[Samples] = []  # alive as long as their ids are keys
         self._memory: dict[tuple[int, str, int], Features] = {}
+        self._by_moments: set[tuple[int, str]] = set()
+        self._failed: dict[tuple[int, str, int], str] = {}
+        self._pixels: dict[int, Tensor | Images] = {}
         self._kept: dict[tuple[int, str], MutableMapping[str, dict[str, Tensor]]] = {}
 
     def name(self, samples: Samples, label: str, keep: bool = False) -> None:
@@ -59,80 +93,272 @@ class FeatureStore:
         if keep and "fingerprint" in samples.origin:
             self._lasting.add(id(samples))
 
+    def gather(self, samples: Samples, wanted: Wanted) -> None:
+        """Make all that metrics look at in one pass over the images, unless it is there already."""
+        jobs = [
+            _Job(self, samples, name, side, moments)
+            for (name, side), moments in wanted.features.items() if not self._has(samples, name, side, moments)
+        ]
+        pixels = None
+        if isinstance(samples.images, Images) and id(samples) not in self._pixels:
+            if wanted.all_pixels:
+                pixels = torch.arange(len(samples.images))
+            elif wanted.rows:
+                pixels = torch.cat(wanted.rows).unique()
+        if jobs or pixels is not None:
+            self._pass(samples, jobs, pixels)
+
+    def images(self, samples: Samples) -> Tensor | Images:
+        """Return the images of a set as metrics get them: those rows that `gather` was told of, or all."""
+        return self._pixels.get(id(samples), samples.images)
+
     def features(self, samples: Samples, name: str, side: int = 0) -> Features:
-        """Return features and logits of a set reduced to `side` px (0: as it is). If distributed, rank 0 has them."""
+        """Return features and logits of a set reduced to `side` px (0: as it is), in every process.
+
+        Raises Unavailable if the extractor failed.
+        """
         key = (id(samples), name, side)
-        if key not in self._memory:
-            path = self._path(samples, name, side)
-            found = self._read(path) if path else None
-            if distributed.decide(found is not None):
-                self._memory[key] = _unpack(found or {})
-            else:
-                self._memory[key] = self._extract(samples, name, side)
-                if path:
-                    self._write(path, _pack(self._memory[key]))
+        if not self._has(samples, name, side, moments=False):
+            self._pass(samples, [_Job(self, samples, name, side, moments=False)], None)
+        if key in self._failed:
+            raise Unavailable(self._failed[key])
         return self._memory[key]
+
+    def has_moments_alone(self, samples: Samples, name: str) -> bool:
+        """Return True if the moments of a set's features were kept, and no features. Raises Unavailable on failure."""
+        if (id(samples), name, 0) in self._failed:
+            raise Unavailable(self._failed[id(samples), name, 0])
+        return (id(samples), name) in self._by_moments
 
     def kept(self, samples: Samples, name: str) -> MutableMapping[str, dict[str, Tensor]]:
         """Return the tensors that metrics derived from a set's features; cached on disk for a reference set."""
         key = (id(samples), name)
         if key not in self._kept:
-            path = self._path(samples, name, 0)
+            path = self.path(samples, name, 0)
             self._kept[key] = _OnDisk(self, path) if path else {}
         return self._kept[key]
 
-    def embed(self, name: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    def embed(self, name: str) -> Callable[[Tensor | Images], tuple[Tensor, Tensor | None]]:
         """Return an extractor as a function of images that a metric makes, uint8 or float in 0..255."""
         extractor = self.extractors[name]
 
-        def embed(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        def embed(images: Tensor | Images) -> tuple[Tensor, Tensor | None]:
             out = extract(extractor, images, self.batch_size, self.device)
             return out.features, out.logits
 
         return embed
 
-    def _extract(self, samples: Samples, name: str, side: int) -> Features:
-        """Extract in one pass. Each process takes whole batches, so that batches are those of a single process."""
-        extractor, images = self.extractors[name], samples.images
-        size = self.batch_size or extractor.batch_size(self.device, samples.images.shape)
-        batches = -(-len(images) // size)
-        rank, world = distributed.rank(), distributed.world_size()
-        mine = slice(rank * batches // world * size, (rank + 1) * batches // world * size)
-        images = images[mine]
-        what = f"{name}, {self._labels.get(id(samples), 'images')}" + (f" at {side} px" if side else "")
-        out = extract(
-            extractor, reduce(images, side) if side else images, size, self.device, self.progress(what, len(images))
-        )
-        logits = None if out.logits is None else distributed.gather(out.logits)
-        return Features(distributed.gather(out.features), logits)
+    def _has(self, samples: Samples, name: str, side: int, moments: bool) -> bool:
+        """Return True if features, or the moments that are enough, are in memory or on disk, or cannot be made."""
+        key = (id(samples), name, side)
+        if key in self._memory or key in self._failed:
+            return True
+        path = self.path(samples, name, side)
+        if moments:
+            kept = self.kept(samples, name)
+            there = path is not None and distributed.rank() == 0 and "moments/1" in kept and "some/1" in kept
+            if distributed.decide(there):
+                self._by_moments.add((id(samples), name))
+                return True
+        found = self._read(path, len(samples.images)) if path else None
+        if not distributed.decide(found is not None):
+            return False
+        self._memory[key] = _unpack(found or {})
+        return True
 
-    def _path(self, samples: Samples, name: str, side: int) -> Path | None:
+    def _pass(self, samples: Samples, jobs: "list[_Job]", pixel_rows: Tensor | None) -> None:
+        """Serve jobs and pixels by one pass over the images, in which each process reads its own part.
+
+        A process takes whole batches of every job, so that the batches are those of a single process.
+        """
+        for group in _in_step(jobs) if jobs else [[]]:
+            n = len(samples.images)
+            size = math.lcm(*(job.size for job in group)) if group else 64
+            count, rank, world = -(-n // size), distributed.rank(), distributed.world_size()
+            start, stop = (r * count // world * size for r in (rank, rank + 1))
+            stop = min(stop, n)
+            pixels = None if pixel_rows is None else PixelSink(pixel_rows, samples.images.shape, start)
+            pixel_rows = None  # one group sees them
+            done = self._go_on(group, start) if pixels is None and world == 1 else start
+            names = " + ".join(dict.fromkeys(f"{j.name} at {j.side} px" if j.side else j.name for j in group)) or "look"
+            advance = self.progress(f"{names}, {self._labels.get(id(samples), 'images')}", stop - start)
+            if done > start:
+                advance(done - start)
+            self._run(samples, group, pixels, range(done, stop), start, size, advance)
+            for job in group:
+                job.finish()
+            if pixels is not None:
+                self._pixels[id(samples)] = _seen(samples.images, pixels)
+
+    def _go_on(self, group: "list[_Job]", start: int) -> int:
+        """Read what an interrupted pass left, and return the row to go on with."""
+        found = [job.pieces() for job in group]
+        rows = {count for count, _ in found}
+        if len(rows) != 1 or rows == {0}:
+            return start
+        for job, (_, pieces) in zip(group, found, strict=True):
+            job.go_on(pieces, start)
+        return rows.pop()
+
+    def _run(
+        self, samples: Samples, group: "list[_Job]", pixels: PixelSink | None, rows: range, start: int, size: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        began = saved = time.monotonic()
+        whole = rows.start == 0 and rows.stop == len(samples.images)
+        stream = batches(samples.images, size, None if whole else slice(rows.start, rows.stop)) if rows else iter(())
+        while True:
+            before = time.monotonic()
+            batch = next(stream, None)
+            self.waited += time.monotonic() - before
+            if batch is None:
+                break
+            if pixels is not None:
+                pixels.take(batch)
+            for job in group:
+                job.take(batch, start)
+            advance(len(batch))
+            if time.monotonic() - saved > SAVE_EVERY and distributed.world_size() == 1:
+                for job in group:
+                    job.save()
+                saved = time.monotonic()
+        self.seconds += time.monotonic() - began
+
+    def path(self, samples: Samples, name: str, side: int) -> Path | None:
+        """Return the file of the cache that holds the features of a set; None if they are not kept."""
         if self.folder is None or id(samples) not in self._lasting:
             return None
-        origin = {k: samples.origin[k] for k in ("fingerprint", "drawn", "draw_seed") if k in samples.origin}
+        origin = {
+            k: samples.origin[k] for k in ("fingerprint", "fingerprint_of", "drawn", "draw_seed") if k in samples.origin
+        }
         extractor = self.extractors[name].describe()
         key = {"version": VERSION, "images": origin, "count": len(samples.images), "extractor": extractor, "side": side}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{name}-{digest}.safetensors"
 
-    def _read(self, path: Path) -> dict[str, Tensor] | None:
-        if distributed.rank() != 0 or not path.exists():
-            return None
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            self.say(f"{path} cannot be read ({error}): made again")
-            return None
+    def _read(self, path: Path, rows: int | None = None) -> dict[str, Tensor] | None:
+        return disk_cache.read(path, self.say, rows) if distributed.rank() == 0 else None
 
     def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        if distributed.rank() != 0:
+        if distributed.rank() == 0:
+            disk_cache.write(path, tensors, self.say)
+
+
+class _Job:
+    """One extractor over one set at one size, in a pass."""
+
+    def __init__(self, store: FeatureStore, samples: Samples, name: str, side: int, moments: bool):
+        self.store, self.samples, self.name, self.side, self.moments = store, samples, name, side, moments
+        self.extractor = store.extractors[name].to(store.device)
+        self.size = store.batch_size or self.extractor.batch_size(store.device, samples.images.shape)
+        self.n = len(samples.images)
+        self.path = store.path(samples, name, side)
+        self.sink: FeatureSink | MomentSink | None = None
+        self.problem: str | None = None
+
+    def take(self, batch: Tensor, start: int) -> None:
+        """Run the extractor over a batch. An error of the extractor ends this job and no other."""
+        for part in batch.split(self.size) if self.problem is None else ():
+            try:
+                out = embed(self.extractor, reduce(part, self.side) if self.side else part, self.store.device)
+            except Exception as error:
+                text = " ".join(str(error).split())[:300]
+                self.problem = f"the extractor '{self.name}' failed: {type(error).__name__}: {text}"
+                return
+            if self.sink is None:
+                self.sink = self._sink(out, start)
+            self.sink.take(out)
+
+    def _sink(self, first: Features, start: int) -> FeatureSink | MomentSink:
+        d = first.features.shape[1]
+        if self.moments and self.n > d:
+            return MomentSink(self.n, start)
+        share = -(-self.n // distributed.world_size()) + self.size * 64
+        sink = FeatureSink(min(self.n, share), f"features of {self.name}")
+        if 4 * self.n * d > WORTH_SAYING:
+            self.store.say(f"{self.name}: {self.n:,} x {d:,} features take {in_words(4 * self.n * d)} of memory")
+        return sink
+
+    def finish(self) -> None:
+        """Hand what was made to the store."""
+        store, key = self.store, (id(self.samples), self.name, self.side)
+        self.problem = distributed.first(self.problem)
+        if self.problem is not None:
+            store._failed[key] = self.problem
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as part:
-                save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-        except (OSError, SafetensorError) as error:
-            self.say(f"features are not kept: {path} cannot be written ({error})")
+        kinds = distributed.gather_objects(type(self.sink).__name__)
+        if MomentSink.__name__ in kinds:
+            sink = self.sink if isinstance(self.sink, MomentSink) else MomentSink(self.n)
+            for name, tensors in sink.gathered().items():
+                store.kept(self.samples, self.name)[name] = tensors
+            store._by_moments.add((id(self.samples), self.name))
+        else:
+            features = self.sink if isinstance(self.sink, FeatureSink) else FeatureSink(0, "features")
+            store._memory[key] = features.gathered()
+            if self.path is not None:
+                store._write(self.path, _pack(store._memory[key]))
+        for piece in self._files():
+            disk_cache.remove(piece)
+
+    # --- An interrupted pass ---
+
+    def save(self) -> None:
+        """Write what was made since the last time, for a set whose features are kept on disk."""
+        if self.path is None or self.sink is None or self.problem is not None:
+            return
+        start = self.sink.saved if isinstance(self.sink, FeatureSink) else 0
+        disk_cache.write(self._file(start), self.sink.piece(), self.store.say)
+
+    def pieces(self) -> tuple[int, list[dict[str, Tensor]]]:
+        """Return how many rows an interrupted pass left, and its pieces; none that do not fit into whole batches."""
+        rows, found = 0, []
+        while self.path is not None and (piece := disk_cache.read(self._file(rows), self.store.say)) is not None:
+            if self.moments and "scatter" in piece:
+                return int(piece["n"]), [piece]
+            if "features" not in piece or not len(piece["features"]):
+                break
+            found.append(piece)
+            rows += len(piece["features"])
+        return (rows, found) if rows % self.size == 0 and rows <= self.n else (0, [])
+
+    def go_on(self, pieces: list[dict[str, Tensor]], start: int) -> None:
+        """Go on from pieces."""
+        if "scatter" in pieces[0]:
+            self.sink = MomentSink(self.n, start)
+            self.sink.go_on(pieces[0])
+        else:
+            self.sink = FeatureSink(self.n, f"features of {self.name}")
+            self.sink.go_on(pieces)
+
+    def _file(self, start: int) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(f".{'moments' if self.moments else 'features'}-{start:010d}.piece")
+
+    def _files(self) -> Iterator[Path]:
+        if self.path is not None and distributed.rank() == 0:
+            try:
+                yield from list(self.path.parent.glob(f"{self.path.stem}.*.piece"))
+            except OSError:
+                return
+
+
+def _in_step(jobs: list[_Job]) -> list[list[_Job]]:
+    """Groups of jobs whose batches have a common multiple that is not too large."""
+    groups: list[list[_Job]] = []
+    for job in jobs:
+        for group in groups:
+            if math.lcm(job.size, *(other.size for other in group)) <= max(MOST_AT_ONCE, job.size):
+                group.append(job)
+                break
+        else:
+            groups.append([job])
+    return groups
+
+
+def _seen(images: Tensor | Images, pixels: PixelSink) -> Tensor | Images:
+    """The pixels that a pass saw, as metrics get them."""
+    seen, n = pixels.gathered(), len(images)
+    return seen if len(seen) == n else Partial(n, pixels.rows, seen)
 
 
 def _pack(out: Features) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from ganbench.base.data_spec import of_classes
 from ganbench.base.errors import UserError
 from ganbench.data import datasets
 from ganbench.data.datasets import Dataset
-from ganbench.data.sources import Samples, from_dataset
+from ganbench.data.sources import Options, Samples, from_dataset
 from ganbench.evaluation import measure
 from ganbench.features import FeatureExtractor
 
@@ -18,30 +18,51 @@ def needed_extractors(requests: list[measure.Request]) -> list[str]:
     return sorted({r.extractor for r in requests if r.extractor} - set(measure.OWN))
 
 
-def make_extractors(requests: list[measure.Request], weights: dict[str, Path]) -> dict[str, FeatureExtractor]:
-    """Return the extractors that the requests need, by name, each with its weights if any were given.
+def make_extractors(
+    requests: list[measure.Request], weights: dict[str, Path], download: bool | None = None
+) -> tuple[dict[str, FeatureExtractor], dict[str, str]]:
+    """Return the extractors that the requests need, by name, and why those that are missing cannot be used.
 
-    Raises UserError for weights of an extractor that is not used.
+    weights: files by extractor, instead of the published ones. download: whether weights may be downloaded; None:
+    unless offline. Raises UserError for weights that the user gave and that are of no use.
     """
     needed = needed_extractors(requests)
     for name in weights:
         if name not in needed:
             used = ", ".join(needed) or "none"
             raise UserError(f"--weights {name}=...: no metric asked for uses that extractor (used: {used}).")
-    return {name: features.create(name, weights.get(name), not datasets.offline()) for name in needed}
+    found, missing = {}, {}
+    for name in needed:
+        try:
+            found[name] = features.create(
+                name, weights.get(name), not datasets.offline() if download is None else download
+            )
+        except UserError as error:
+            if name in weights:
+                raise
+            missing[name] = str(error)
+    return found, missing
 
 
-def held_out_of(reference: Dataset) -> Samples | None:
+def held_out_of(reference: Dataset, options: Options | None = None) -> Samples | None:
     """Return the other split of the same set, the real images of the row of real data; None if there is no other.
 
     If the reference is a class subset, return those classes of the other split; if it is a row range, return the whole
-    other split.
+    other split. options: how a folder is read.
     """
     own = reference.whole_split
     if own not in ("train", "test"):
         return None
-    other = "train" if own == "test" else "test"
-    return from_dataset(datasets.load(f"{reference.name}:{other}{of_classes(reference.split.removeprefix(own))}"))
+    name = f"folder:{reference.where}" if reference.where else reference.name
+    spec = f"{name}:{'train' if own == 'test' else 'test'}{of_classes(reference.split.removeprefix(own))}"
+    if not reference.where:
+        return from_dataset(datasets.load(spec))
+    try:
+        how = None if options is None else options.decoding
+        data = datasets.load(spec, how=how, progress=None if options is None else options.progress)
+    except datasets.UnknownSplit:
+        return None
+    return from_dataset(data, options)
 
 
 def cache_folder() -> Path:

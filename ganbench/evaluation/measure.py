@@ -1,8 +1,9 @@
 """Measuring: names of metrics become protocols, and each protocol is handed what it looks at.
 
-Every extractor makes one pass over each set, and all metrics share its features. A name such as `fd_mnist-cnn` is a
-protocol's stem and an extractor; `fid` is a published protocol; a stem alone, such as `discriminability`, takes the
-default extractor. With other weights than the published ones, `fid` becomes `fd_inception-v3@<hash>`.
+What all protocols look at is collected first. Then one pass over each set of images serves them all. A name such as
+`fd_mnist-cnn` is a protocol's stem and an extractor; `fid` is a published protocol; a stem alone, such as
+`discriminability`, takes the default extractor. With other weights than the published ones, `fid` becomes
+`fd_inception-v3@<hash>`.
 """
 
 import math
@@ -16,7 +17,8 @@ from ganbench.base import distributed, registry
 from ganbench.base.errors import UserError, did_you_mean
 from ganbench.base.precision import full_float32
 from ganbench.data.sources import Samples, take
-from ganbench.evaluation.feature_store import FeatureStore
+from ganbench.data.streams import Images
+from ganbench.evaluation.feature_store import FeatureStore, Wanted
 from ganbench.features import FeatureExtractor, Features
 from ganbench.features.small_cnn import fit_classifier
 from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable
@@ -103,12 +105,14 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
 def evaluate(
     requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
     held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
+    unavailable: dict[str, str] | None = None,
 ) -> tuple[list[Measurement], list[Measurement]]:
     """Measure every request. Returns the measurements of the generated images, and those of the row of real data.
 
     store: makes and caches features by the extractors that the requests name. fake: the generated images; None if only
     representations are measured. held_out: real images that are not in the reference; the row of real data uses them,
     subsampled to the number of generated images. resolutions: replace the protocols' own lower resolutions.
+    unavailable: why an extractor cannot be used, by its name.
     Raises UserError if the sets differ in their channels.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
@@ -128,14 +132,19 @@ def evaluate(
         if samples is not None:
             store.name(samples, what, keep=True)
 
-    bench = _Bench(store, reference, held_out, seed, resolutions, model)
-    measurements, real = [], []
+    bench = _Bench(store, reference, held_out, seed, resolutions, model, unavailable or {})
+    played = []  # each request with the set that plays the generated images, and whether this is the row of real data
     for request in requests:
-        measurements += bench.measure(request, fake)
+        played.append((request, fake, False))
         player = {"reference": reference, "held_out": unseen, "none": None}[request.protocol.real_row]
         if player is not None and not request.protocol.asks_model:
-            real += bench.measure(request, player, real=True)
-    return measurements, real
+            played.append((request, player, True))
+    bench.gather(played)
+    measurements: list[Measurement] = []
+    row_of_real: list[Measurement] = []
+    for request, of, real in played:
+        (row_of_real if real else measurements).extend(bench.measure(request, of, real))
+    return measurements, row_of_real
 
 
 class _Bench:
@@ -143,12 +152,80 @@ class _Bench:
 
     def __init__(
         self, store: FeatureStore, reference: Samples | None, held_out: Samples | None, seed: int,
-        resolutions: tuple[int, ...] | None, model: Model | None,
+        resolutions: tuple[int, ...] | None, model: Model | None, unavailable: dict[str, str],
     ):
         self.store, self.reference, self.held_out = store, reference, held_out
-        self.seed, self.resolutions, self.model = seed, resolutions, model
+        self.seed, self.resolutions, self.model, self.unavailable = seed, resolutions, model, unavailable
         self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
         self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
+
+    # --- What the protocols look at ---
+
+    def gather(self, played: list[tuple[Request, Samples | None, bool]]) -> None:
+        """Make what all protocols look at, in one pass over each set."""
+        wanted: dict[int, tuple[Samples, Wanted]] = {}
+        for request, of, real in played:
+            try:
+                sets = self.sets(request, of, real)
+                rows = self.rows(request, sets)
+            except Unavailable:
+                continue  # `measure` gives the reason
+            for side, samples in sets.items():
+                if samples is not None and request.protocol.needs_side(side) and not _moments_alone(samples):
+                    _, of_set = wanted.setdefault(id(samples), (samples, Wanted()))
+                    self.want(request, side, samples, rows.get(side), of_set)
+        for samples, of_set in wanted.values():
+            self.store.gather(samples, of_set)
+
+    def want(self, request: Request, side: str, samples: Samples, rows: Tensor | None, wanted: Wanted) -> None:
+        """Add what a protocol looks at in one set."""
+        p, name = request.protocol, request.extractor
+        if name is not None and {f"{side}.features", f"{side}.logits"} & p.needs:
+            wanted.add(name, 0, p.by_moments if side == "real" else side == "fake" and p.fake_by_moments)
+            if side == "fake" and p.resolutions and f"{side}.logits" in p.needs:
+                for r in self.resolutions or p.resolutions(min(samples.images.shape[2:])):
+                    wanted.add(name, r, False)
+        if f"{side}.images" in p.needs and p.rows != "stream":
+            if rows is None:
+                wanted.all_pixels = True
+            else:
+                wanted.rows.append(rows)
+
+    def rows(self, request: Request, sets: dict[str, Samples | None]) -> dict[str, Tensor]:
+        """Return the rows whose pixels a protocol looks at, by side. Raises Unavailable like the protocol."""
+        p = request.protocol
+        if not callable(p.rows):
+            return {}
+        sides = {side: self.empty(sets) for side in sets}
+        for side, samples in sets.items():
+            if samples is not None and p.needs_side(side):
+                sides[side] = Side(samples.images, samples.labels, classes=samples.classes)
+        return p.rows(self.as_inputs(request, sides, {}))
+
+    def sets(self, request: Request, of: Samples | None, real: bool) -> dict[str, Samples | None]:
+        """Return the sets by side. Raises Unavailable for whatever the protocol needs and there is not."""
+        p, store = request.protocol, self.store
+        if request.extractor in OWN and request.extractor not in store.extractors:
+            raise Unavailable(f"there is no model with {OWN[request.extractor]} to take features from")
+        if request.extractor in self.unavailable:
+            raise Unavailable(self.unavailable[request.extractor])
+        self.require_model(p)
+        sets = {"real": self.reference, "fake": of, "held_out": self.held_out}
+        for side, missing in MISSING.items():
+            samples = sets[side]
+            if p.needs_side(side) and samples is None:
+                raise Unavailable(missing)
+            if f"{side}.labels" in p.needs and samples is not None and samples.labels is None:
+                raise Unavailable(f"{WORDS[side]} no labels")
+        if self.reference is not None and p.needs_side("real") and _moments_alone(self.reference):
+            self.require_moments(request, self.reference)
+        if p.num is not None and of is not None and not real and len(of.images) != p.num:
+            raise Unavailable(
+                f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
+            )
+        return sets
+
+    # --- Measuring ---
 
     def measure(self, request: Request, of: Samples | None, real: bool = False) -> list[Measurement]:
         """Return the values of one protocol with `of` as the generated images, or the reason why there are none."""
@@ -164,8 +241,11 @@ class _Bench:
                 values = p.compute(inputs) if distributed.rank() == 0 else []
             if not all(math.isfinite(v.value) for v in values):
                 raise Unavailable("the formula gave no finite number")
-        except Unavailable as reason:
+        except (Unavailable, UserError) as reason:
             return [replace(base, reason=str(reason))]
+        except Exception as error:  # of one formula, which must not take the values of the others with it
+            text = " ".join(str(error).split())[:300]
+            return [replace(base, reason=f"the metric '{p.stem}' failed: {type(error).__name__}: {text}")]
         if extractor is not None and extractor.report:
             base = replace(base, extractor={**extractor.describe(), "report": dict(extractor.report)})
         # There may be fewer real images than the protocol takes samples: the row is kept and says so.
@@ -180,36 +260,28 @@ class _Bench:
 
     def inputs(self, request: Request, of: Samples | None, real: bool) -> Inputs:
         """Collect what the protocol names in `needs`. Raises Unavailable for whatever does not exist."""
-        p, store = request.protocol, self.store
-        if request.extractor in OWN and request.extractor not in store.extractors:
-            raise Unavailable(f"there is no model with {OWN[request.extractor]} to take features from")
-        self.require_model(p)
-        sets = {"real": self.reference, "fake": of, "held_out": self.held_out}
-        for side, missing in MISSING.items():
-            samples = sets[side]
-            if p.needs_side(side) and samples is None:
-                raise Unavailable(missing)
-            if f"{side}.labels" in p.needs and samples is not None and samples.labels is None:
-                raise Unavailable(f"{WORDS[side]} no labels")
-        if p.num is not None and of is not None and not real and len(of.images) != p.num:
-            raise Unavailable(
-                f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
-            )
-        some = next((s for s in sets.values() if s is not None), None)
-        empty = Side(some.images[:0] if some is not None else torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
-        real_side, fake_side, held_out = (
-            self.side(request, side, samples) if samples is not None and p.needs_side(side) else empty
+        p, sets = request.protocol, self.sets(request, of, real)
+        sides = {
+            side: self.side(request, side, samples) if samples is not None and p.needs_side(side) else self.empty(sets)
             for side, samples in sets.items()
-        )
+        }
         # Protocols that see the same two sets through the same network share what they compute from both.
-        shared = self.shared.setdefault((id(of), request.extractor), {})
-        embed = None
-        if request.extractor is not None and "embed" in p.needs:
-            embed = store.embed(request.extractor)
+        return self.as_inputs(request, sides, self.shared.setdefault((id(of), request.extractor), {}))
+
+    def as_inputs(self, request: Request, sides: dict[str, Side], shared: dict[str, object]) -> Inputs:
+        p, name = request.protocol, request.extractor
+        extractor = self.store.extractors.get(name or "")
         return Inputs(
-            real_side, fake_side, held_out if p.needs_side("held_out") else None,
-            torch.Generator().manual_seed(self.seed), shared, self.model, embed, self.fit,
+            sides["real"], sides["fake"], sides["held_out"] if p.needs_side("held_out") else None,
+            torch.Generator().manual_seed(self.seed), shared, self.model,
+            self.store.embed(name) if name is not None and "embed" in p.needs else None, self.fit,
+            classes_of_logits=() if extractor is None else extractor.classes,
         )
+
+    def empty(self, sets: dict[str, Samples | None]) -> Side:
+        """A side that the protocol does not look at."""
+        some = next((s for s in sets.values() if s is not None), None)
+        return Side(torch.zeros(0, *(some.images.shape[1:] if some is not None else (1, 1, 1)), dtype=torch.uint8))
 
     def fit(self, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
         """Train a classifier on these images, once for all protocols and rows that ask for it."""
@@ -220,24 +292,32 @@ class _Bench:
 
     def side(self, request: Request, which: str, samples: Samples) -> Side:
         """Return one set with the features and logits that the protocol names."""
-        p, name = request.protocol, request.extractor
+        p, name, store = request.protocol, request.extractor, self.store
+        if which == "real" and _moments_alone(samples):
+            return self.by_moments(samples)
         out, logits_at = Features(torch.empty(0)), {}
         kept: MutableMapping[str, dict[str, Tensor]] = {}
-        if which == "real" and samples.moments is not None and not len(samples.images):
-            return self.by_moments(request, samples)
+        some = None
         if name is not None and {f"{which}.features", f"{which}.logits"} & p.needs:
-            out, kept = self.store.features(samples, name), self.store.kept(samples, name)
+            kept = store.kept(samples, name)
+            if store.has_moments_alone(samples, name):
+                some = kept["some/1"]["rows"]
+            else:
+                out = store.features(samples, name)
             if which == "fake" and p.resolutions and out.logits is not None:
                 for r in self.resolutions or p.resolutions(min(samples.images.shape[2:])):
-                    at = self.store.features(samples, name, r).logits
+                    at = store.features(samples, name, r).logits
                     assert at is not None
                     logits_at[r] = at
         features = out.features if len(out.features) else None
-        return Side(samples.images, samples.labels, features, out.logits, logits_at, kept)
+        images = samples.images if p.rows == "stream" else store.images(samples)
+        return Side(
+            images, samples.labels, features, out.logits, logits_at, kept, some=some, classes=samples.classes,
+        )
 
-    def by_moments(self, request: Request, samples: Samples) -> Side:
-        """Return a reference that is a file of moments: mean and covariance of features, without images."""
-        moments, about = samples.moments or {}, samples.origin.get("moments", {})
+    def require_moments(self, request: Request, samples: Samples) -> None:
+        """Raise Unavailable unless moments of features can be the reference of a protocol."""
+        about = samples.origin.get("moments", {})
         if not request.protocol.by_moments:
             raise Unavailable("the reference is a file of moments: it serves Fréchet distances alone")
         extractor = self.store.extractors[request.extractor or ""]
@@ -246,6 +326,10 @@ class _Bench:
             raise Unavailable(f"the reference is a file of moments over {name}, not over {extractor.title}")
         if not sha256 and not extractor.official:  # others write no hash, and mean the published weights
             raise Unavailable(f"the reference is a file of moments over the published {name}, not {extractor.title}")
+
+    def by_moments(self, samples: Samples) -> Side:
+        """Return a reference that is a file of moments: mean and covariance of features, without images."""
+        moments, about = samples.moments or {}, samples.origin.get("moments", {})
         kept = {"n": torch.tensor(int(about.get("n") or 0)), "mean": moments["mu"], "cov": moments["sigma"]}
         return Side(samples.images, kept={"moments/1": kept})
 
@@ -256,6 +340,11 @@ class _Bench:
                 raise Unavailable("this is measured of a model, not of images: give --model and --ckpt")
             if getattr(self.model, need) is None:
                 raise Unavailable(f"the model '{self.model.name}' {LACKS[need]}")
+
+
+def _moments_alone(samples: Samples) -> bool:
+    """Return True for a reference that is a file of moments, without images."""
+    return samples.moments is not None and not len(samples.images)
 
 
 def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:

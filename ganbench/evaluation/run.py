@@ -1,11 +1,13 @@
 """`ganbench evaluate`: from the options of the command to a Result."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ganbench import features
 from ganbench.base import registry
 from ganbench.base.device import choose_device, describe_device, peak_memory
 from ganbench.base.errors import UserError
@@ -16,6 +18,7 @@ from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
 from ganbench.evaluation.inputs import cache_folder, describe, held_out_of, make_extractors
 from ganbench.evaluation.subject import own_extractors, under_test
+from ganbench.features import FeatureExtractor
 from ganbench.gan import checkpoint
 from ganbench.metrics import Protocol
 from ganbench.reporting import results
@@ -50,6 +53,8 @@ class Request:
     prior: str | None = None
     classes: int | None = None
     held_out: str | None = None
+    channels: str | None = None
+    alpha: str | None = None
 
     def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
         """Return how --images and --reference are read. Raises UserError for an option that applies to neither."""
@@ -57,7 +62,7 @@ class Request:
         latent = None if self.latent is None else sources.parse_latent(self.latent)
         images = sources.Options(
             labels_file=self.image_labels, resize=resize, latent=latent, prior=self.prior, classes=self.classes,
-            device=device, progress=reporter.progress,
+            device=device, progress=reporter.progress, say=reporter.say, channels=self.channels, alpha=self.alpha,
         )
         given = images.of_a_generator() or ("--image-labels" if self.image_labels else "")
         if given and self.images is None:
@@ -65,7 +70,8 @@ class Request:
         if self.reference_labels and self.reference is None:
             raise UserError("--reference-labels says how --reference SOURCE is read: give that.")
         reference = sources.Options(
-            labels_file=self.reference_labels, labels_option="--reference-labels", resize=resize, moments_alone=True
+            labels_file=self.reference_labels, labels_option="--reference-labels", resize=resize, moments_alone=True,
+            progress=reporter.progress, say=reporter.say, channels=self.channels, alpha=self.alpha,
         )
         return images, reference
 
@@ -81,6 +87,13 @@ def run(request: Request, reporter: Reporter) -> Result:
     results.git_commit()  # now, since the checkout may change while this runs
     device = choose_device(request.device)
     of_images, of_reference = request.reading(device, reporter)
+    if request.images is not None and request.reference is not None:  # what one of both needs is no mistake
+        for_both = [sources.are_files(text) for text in (request.images, request.reference)]
+        if not all(for_both) and any(for_both):
+            if not for_both[0]:
+                of_images = dataclasses.replace(of_images, channels=None, alpha=None)
+            if not for_both[1]:
+                of_reference = dataclasses.replace(of_reference, channels=None, alpha=None)
     training = None
     gan = meta = None
     reference_text = request.reference
@@ -98,6 +111,13 @@ def run(request: Request, reporter: Reporter) -> Result:
     metrics = request.metrics or default_metrics(default)
     requests = measure.parse_metrics(metrics, default)
 
+    if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
+        raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
+    # Say which weights are missing before images are read; download them only after the images have been found.
+    extractors, missing = make_extractors(requests, request.weights, download=False)
+    if datasets.offline():
+        require_some(requests, missing)
+
     reference = held_out = None
     if reference_text is not None:
         try:
@@ -111,17 +131,19 @@ def run(request: Request, reporter: Reporter) -> Result:
     if request.held_out is not None:
         if reference is None:
             raise UserError("--held-out is beside --reference: give that too.")
-        held_out = sources.aligned(sources.open_source(request.held_out, options=of_reference), reference)
+        held_out = sources.open_source(request.held_out, options=of_reference)
+        held_out = sources.aligned(held_out, reference, reporter.say)
         if not len(held_out.images):
             raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
-    if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
-        raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
-    # Open what the user named before weights are downloaded, and download them before samples are drawn.
     fake = None
     if request.images is not None:
         fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
-        fake = fake if reference is None else sources.aligned(fake, reference)
-    extractors = make_extractors(requests, request.weights)
+        fake = fake if reference is None else sources.aligned(fake, reference, reporter.say)
+    if missing and not datasets.offline():
+        extractors, missing = make_extractors(requests, request.weights)
+        require_some(requests, missing)
+    for name, why in missing.items():
+        reporter.say(f"not measured: {', '.join(r.name for r in requests if r.extractor == name)}: {why}")
     if gan is not None and meta is not None:
         num = request.num or NUM
         with reporter.task(f"sample {num:,}", num) as task:
@@ -151,7 +173,7 @@ def run(request: Request, reporter: Reporter) -> Result:
         reporter.say,
     )
     measurements, real = measure.evaluate(
-        requests, store, fake, reference, held_out, request.seed, request.resolutions, model
+        requests, store, fake, reference, held_out, request.seed, request.resolutions, model, missing
     )
     return Result(
         fake=describe(fake) if fake else None, reference=describe(reference) if reference else None,
@@ -159,6 +181,14 @@ def run(request: Request, reporter: Reporter) -> Result:
         training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)), created=results.now(),
     )
+
+
+def require_some(requests: list[measure.Request], missing: dict[str, str]) -> None:
+    """Raise UserError if no metric can be measured, because their extractors are missing."""
+    if missing and all(r.extractor in missing for r in requests):
+        known = [n for n in registry.names("extractors") if n not in missing and features.is_bundled(n)]
+        instead = f" Without it: --extractor {known[0]}." if known else ""
+        raise UserError(f"{next(iter(missing.values()))}{instead}")
 
 
 def default_metrics(extractor: str) -> list[str]:
@@ -173,7 +203,10 @@ def load_reference(text: str, options: sources.Options) -> tuple[Samples, Sample
     if Path(text).suffix.lower() in sources.GENERATORS:
         raise UserError(f"--reference '{text}': a generator makes no reference, which is a fixed set of images.")
     name = text.partition(":")[0]
-    if name in registry.names("datasets") and options.labels_file is None:
+    if name == "folder" and options.labels_file is None:
+        data = datasets.load(text, how=options.decoding, progress=options.progress)
+        return sources.from_dataset(data, options), held_out_of(data, options)
+    if name in registry.names("datasets") and options.labels_file is None and not options.of_image_files():
         data = datasets.load(text)
         held_out = held_out_of(data)
         return sources.resized(sources.from_dataset(data), options.resize), (

@@ -16,6 +16,7 @@ from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.precision import full_float32
 from ganbench.data.images import check
+from ganbench.data.streams import Images, batches
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,48 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
     return extractor.eval().requires_grad_(False)
 
 
+def is_bundled(name: str) -> bool:
+    """Return True if an extractor can be used without a download now."""
+    try:
+        create(name, download=False)
+    except UserError:
+        return False
+    return True
+
+
 @torch.inference_mode()
+def embed(extractor: FeatureExtractor, batch: Tensor, device: torch.device) -> Features:
+    """Run an extractor, which is on `device`, over one batch. Returns float32 features and logits on the CPU.
+
+    batch: uint8, or float32 in 0..255, n x 1|3 x H x W. Raises TypeError for images of another type or shape, and if
+    the extractor returns anything but n rows of finite size.
+    """
+    if batch.dtype != torch.float32:
+        check(batch)
+    if device.type == "cuda":  # the copy overlaps with the computation
+        batch = batch.pin_memory()
+    with full_float32():
+        out = extractor(batch.to(device, non_blocking=True))
+    if not isinstance(out, Features) or out.features.ndim != 2 or len(out.features) != len(batch) or (
+        out.logits is not None and (out.logits.ndim != 2 or len(out.logits) != len(batch))
+    ):
+        raise TypeError(f"the extractor '{extractor.name}' must return Features of {len(batch)} rows, N x d")
+    return Features(out.features.float().cpu(), None if out.logits is None else out.logits.float().cpu())
+
+
 def extract(
-    extractor: FeatureExtractor, images: Tensor, batch_size: int | None, device: torch.device,
+    extractor: FeatureExtractor, images: Tensor | Images, batch_size: int | None, device: torch.device,
     advance: Callable[[int], None] | None = None,
 ) -> Features:
     """Run an extractor over images N x C x H x W. Returns float32 features and logits on the CPU, in the same order.
 
-    images: uint8, or float32 in 0..255. batch_size: None leaves it to the extractor. advance: called with the size of
-    each finished batch (for a progress bar). Raises TypeError for images of another type or shape.
+    images: uint8, in memory or not, or float32 in 0..255. batch_size: None leaves it to the extractor. advance: called
+    with the size of each finished batch (for a progress bar). Raises TypeError like `embed`.
     """
-    if images.dtype != torch.float32:
-        check(images)
     extractor = extractor.to(device)
     parts = []
-    for batch in images.split(batch_size or extractor.batch_size(device, images.shape)):
-        with full_float32():
-            out = extractor(batch.to(device))
-        parts.append(Features(out.features.float().cpu(), None if out.logits is None else out.logits.float().cpu()))
+    for batch in batches(images, batch_size or extractor.batch_size(device, images.shape)):
+        parts.append(embed(extractor, batch, device))
         if advance:
             advance(len(batch))
     logits = None if parts[0].logits is None else torch.cat([p.logits for p in parts if p.logits is not None])

@@ -20,6 +20,7 @@ from ganbench.base.files import sha256_of
 from ganbench.base.progress import Reporter
 from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset
+from ganbench.data.datasets.decoded import for_training
 from ganbench.data.images import save_png
 from ganbench.data.sources import Options, Samples, from_dataset, generate
 from ganbench.evaluation import measure
@@ -31,7 +32,7 @@ from ganbench.gan import GAN, checkpoint
 from ganbench.recipes import SYNTHETIC, Recipe
 from ganbench.reporting import results
 from ganbench.reporting.results import Result
-from ganbench.training.loop import Trained, Watch, sample_grid, train
+from ganbench.training.loop import Trained, Watch, new_model, sample_grid, train
 from ganbench.training.run_folder import CHECKPOINT
 
 GRID = "samples.png"
@@ -95,9 +96,12 @@ def make_run(
             "SHA-256 differs): the run goes on from its state, and is measured again"
         )
 
+    if not isinstance(inputs.data.images, torch.Tensor):
+        new_model(recipe, inputs.data)  # a misfit is reported before a large set is decoded
+    decoded = for_training(inputs.data, reporter.progress, reporter.say)
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
         trained = train(
-            recipe, inputs.data, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
+            recipe, decoded, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
             watch(recipe, inputs.watched, inputs.extractors, inputs.data, seed, device), board, rewrite,
         )
     result = _evaluate(recipe, overrides, seed, device, folder, inputs, trained, reporter)
@@ -110,7 +114,9 @@ def _open(recipe: Recipe, weights: dict[str, Path]) -> Inputs:
     """Open everything that a run needs. Raises UserError for a name, a file or an image that cannot be used."""
     requests = measure.parse_metrics(recipe.evaluate.metrics, DEFAULT_EXTRACTOR)
     watched = measure.parse_metrics(watched_metric(recipe), DEFAULT_EXTRACTOR)
-    extractors = make_extractors(requests + watched, weights)
+    extractors, missing = make_extractors(requests + watched, weights)
+    for why in missing.values():  # a run without all of its numbers is not begun
+        raise UserError(why)
     options = Options(resize=resizing.parse(recipe.train.resize) if recipe.train.resize else None)
     read = functools.cache(lambda spec: datasets.load(spec, resize=options.resize))  # a set named twice is read once
     data = read(recipe.train.data)

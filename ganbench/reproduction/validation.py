@@ -239,7 +239,7 @@ def _is_whole_folder(spec: str) -> bool:
     if name_in(whole) != "folder":
         return False
     path, _ = folder_and_split(whole.removeprefix("folder:"))
-    return path.is_dir() and find_split(path, None)[1] == "all"
+    return path.is_dir() and find_split(path, None) == "all"
 
 
 def _data_name(spec: str) -> str:

@@ -1,15 +1,19 @@
 """The order of the data. Every batch is a function of the seed and the step, and so the same after a resume.
 
-A data set is in memory as one uint8 tensor; a batch is taken by index and converted to float on the training device.
+A data set is one uint8 tensor, in memory or mapped from a file. A batch is taken by index where the data set is: on the
+training device if it fits there. It is converted to float on the training device.
 """
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ganbench.data.datasets import Dataset
+from ganbench.data.datasets.decoded import is_mapped
 from ganbench.data.images import to_float
 from ganbench.gan import Batch
 from ganbench.recipes import TrainSpec
@@ -30,8 +34,8 @@ def endless(n: int, seed: int, start: int, count: int) -> Tensor:
 def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
     """Draw the few rows whose labels may be seen: `count` rows, equally many of each class, int64."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    classes = int(labels.max()) + 1
-    return torch.cat([order[labels[order] == c][: count // classes] for c in range(classes)])
+    classes, shuffled = int(labels.max()) + 1, labels[order]
+    return torch.cat([order[shuffled == c][: count // classes] for c in range(classes)])
 
 
 def batches(
@@ -44,27 +48,80 @@ def batches(
     semi-supervised recipe are permuted anew whenever all were used, without a gap. share: (r, w) yields the r-th of w
     equal parts of each batch.
     """
-    images = data.images.to(device)
-    labels = None if data.labels is None else data.labels.to(device)
+    images = data.images[:]
+    if device.type != "cuda" or _fits(images, device):
+        images = images.to(device)
+    taken = _taken(images, data.labels, train, seed, start, stop, share)
+    if images.device.type != device.type or is_mapped(images):  # a batch may have to wait for the disk
+        taken = _ahead(taken, pinned=device.type == "cuda")
+    for x, y, step, u in taken:
+        x, y, u = (t if t is None else t.to(device, non_blocking=True) for t in (x, y, u))
+        assert x is not None
+        yield Batch(to_float(x), y, step, None if u is None else to_float(u))
+
+
+class _Taken(NamedTuple):
+    """The parts of a `Batch`, where the images are: x and u are uint8."""
+
+    x: Tensor
+    y: Tensor | None
+    step: int
+    u: Tensor | None
+
+
+def _taken(
+    images: Tensor, labels: Tensor | None, train: TrainSpec, seed: int, start: int, stop: int | None,
+    share: tuple[int, int],
+) -> Iterator[_Taken]:
+    """Yield what `batches` yields before the conversion to float, on the device of the images."""
+    device, n = images.device, len(images)
     few = None
-    if train.labels and data.labels is not None:
-        few = labelled_rows(data.labels, train.labels, seed).to(device)
+    if train.labels and labels is not None:
+        few = labelled_rows(labels, train.labels, seed).to(device)
+    labels = None if labels is None else labels.to(device)
     size = train.batch_size if few is None else train.unlabelled_batch_size
-    per_epoch = len(data) // size
+    per_epoch = n // size
     epoch, order, labelled = -1, torch.empty(0), torch.empty(0)
     for step in range(start, stop) if stop is not None else itertools.count(start):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            order = epoch_order(len(data), seed, epoch).to(device)
+            order = epoch_order(n, seed, epoch).to(device)
             if few is not None:  # for the whole epoch at once, so that no step copies to the device
-                n = train.batch_size * per_epoch
-                labelled = few[endless(len(few), seed, epoch * n, n).to(device)]
+                count = train.batch_size * per_epoch
+                labelled = few[endless(len(few), seed, epoch * count, count).to(device)]
         rows = _part(order[step % per_epoch * size :][:size], share)
         if few is None or labels is None:
-            yield Batch(to_float(images[rows]), None if labels is None else labels[rows], step)
+            yield _Taken(images[rows], None if labels is None else labels[rows], step, None)
         else:
             own = _part(labelled[step % per_epoch * train.batch_size :][: train.batch_size], share)
-            yield Batch(to_float(images[own]), labels[own], step, to_float(images[rows]))
+            yield _Taken(images[own], labels[own], step, images[rows])
+
+
+def _ahead(items: Iterator[_Taken], pinned: bool) -> Iterator[_Taken]:
+    """Yield the items. The next one is taken in a thread meanwhile.
+
+    pinned: into memory that a GPU copies from while the host goes on.
+    """
+
+    def take() -> _Taken | None:
+        item = next(items, None)
+        if item is None or not pinned:
+            return item
+        x, y, u = (t if t is None else t.pin_memory() for t in (item.x, item.y, item.u))
+        assert x is not None
+        return _Taken(x, y, item.step, u)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting = thread.submit(take)
+        while (item := waiting.result()) is not None:
+            waiting = thread.submit(take)
+            yield item
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Return True if images take at most half of the free memory of a GPU."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() <= free // 2
 
 
 def _part(rows: Tensor, share: tuple[int, int]) -> Tensor:

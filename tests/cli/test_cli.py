@@ -386,7 +386,7 @@ def test_num_draws_without_replacement_under_the_seed(ganbench, folder):
 
     assert fingerprint(0) == fingerprint(0)
     assert (fingerprint(0)["drawn"], fingerprint(0)["count"]) == (6, 6)
-    drawn = sources.open_source(str(folder), 6, 1).images.flatten(1)
+    drawn = sources.open_source(str(folder), 6, 1).images[:].flatten(1)
     assert len(drawn.unique(dim=0)) == 6
 
 

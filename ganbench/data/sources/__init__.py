@@ -15,6 +15,7 @@ from ganbench.base.data_spec import name_in
 from ganbench.base.errors import UserError, did_you_mean
 from ganbench.base.registry import names
 from ganbench.data import datasets
+from ganbench.data.decoding import SUFFIXES
 from ganbench.data.sources.archives import read_npz, read_zip
 from ganbench.data.sources.callables import call
 from ganbench.data.sources.generators import SUFFIXES as GENERATORS
@@ -26,6 +27,7 @@ __all__ = [
     "Options",
     "Samples",
     "aligned",
+    "are_files",
     "from_dataset",
     "generate",
     "open_source",
@@ -48,25 +50,31 @@ def open_source(
     Raises UserError if the source cannot be read, if an option does not fit it, and if it has fewer images than `num`.
     """
     options = options or Options()
-    path = Path(text)
+    path, of_zip = _zip_and_split(text)
     head = name_in(text)
-    folder = head == "folder" or (head not in names("datasets") and bool(text) and path.is_dir())
-    suffix = "" if folder or head in names("datasets") else path.suffix.lower()  # NAME is the data set, ./NAME a folder
-    if options.labels_file is not None and not folder and suffix != ".zip":
-        raise UserError(
-            f"{options.labels_option} is for the files of a folder or a zip, and '{text}' is neither: leave it out."
-        )
+    named = head in names("datasets")
+    folder = head == "folder" or (not named and bool(text) and path.is_dir())
+    suffix = "" if folder or named else path.suffix.lower()
+    if named and Path(text).is_dir():
+        options.say(f"'{text}' is the data set of that name; the folder is ./{text}")
+    files = folder or suffix == ".zip"
+    given = options.labels_option if options.labels_file else options.of_image_files()
+    if given and not files:
+        raise UserError(f"{given} is for the files of a folder or a zip, and '{text}' is neither: leave it out.")
     if (given := options.of_a_generator()) and suffix not in GENERATORS:
         raise UserError(
             f"{given} is for a generator in a file ({', '.join(GENERATORS)}), and '{text}' is not one: leave it out."
         )
     if folder:
         spec = text if head == "folder" else f"folder:{text}"
-        samples = from_dataset(datasets.load(spec, split, options.resize, options.labels_file), options)
-    elif head in names("datasets"):
+        data = datasets.load(
+            spec, split, labels_file=options.labels_file, how=options.decoding, progress=options.progress
+        )
+        samples = from_dataset(data, options)
+    elif named:
         samples = resized(from_dataset(datasets.load(text, split)), options.resize)
     elif suffix == ".zip":
-        samples = read_zip(path, options)
+        samples = read_zip(path, options, of_zip or split)
     elif suffix == ".npz":
         samples = resized(read_npz(path, options.moments_alone), options.resize)
     elif suffix in GENERATORS:
@@ -74,9 +82,34 @@ def open_source(
     elif ":" in text and not path.exists():
         return resized(call(text, num, seed), options.resize)
     else:
-        known = did_you_mean(head, names("datasets"))
         raise UserError(
             f"cannot read images from '{text}': it is no folder, .zip, .npz, {', '.join(GENERATORS)}, module:callable "
-            f"or data set.{known}"
+            f"or data set.{_advice(path, head)}"
         )
     return take(samples, num, text, seed)
+
+
+def are_files(text: str) -> bool:
+    """Return True if a source is a folder or a zip of image files."""
+    head = name_in(text)
+    if head == "folder" or head in names("datasets"):
+        return head == "folder"
+    path, _ = _zip_and_split(text)
+    return path.suffix.lower() == ".zip" or (bool(text) and path.is_dir())
+
+
+def _zip_and_split(text: str) -> tuple[Path, str | None]:
+    """Return the path, and the split of FILE.zip:split; None of anything else."""
+    path, _, split = text.rpartition(":")
+    if path.lower().endswith(".zip") and not Path(text).exists():
+        return Path(path), split
+    return Path(text), None
+
+
+def _advice(path: Path, head: str) -> str:
+    """Return the end of a message about a text that is no source."""
+    if path.suffix.lower() == ".npy" and path.is_file():
+        return f" Write the array into an npz: numpy.savez('{path.stem}.npz', numpy.load('{path}'))."
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return " It is one image, and a metric needs a set: give its folder."
+    return did_you_mean(head, names("datasets"))

@@ -3,18 +3,20 @@
 The command `ganbench sample` uses these functions.
 """
 
+import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.files import atomic_path
 from ganbench.base.progress import Reporter
 from ganbench.data import images
-from ganbench.data.sources.generators import generate
+from ganbench.data.sources.generators import BATCH, generate
 from ganbench.data.sources.samples import Samples
+from ganbench.data.streams import batches
 from ganbench.gan import checkpoint
 
 COLUMNS = 10  # images in a row of a grid
@@ -64,8 +66,12 @@ def write_npz(samples: Samples, path: Path) -> None:
 
     `arr_0` holds the images, uint8 N x H x W x C. `arr_1` holds the labels, int64 N, if there are any.
     """
-    arrays = {"arr_0": samples.images.permute(0, 2, 3, 1).numpy()}
-    if samples.labels is not None:
-        arrays["arr_1"] = samples.labels.numpy()
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    n, c, h, w = samples.images.shape
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, h, w, c)})
+            for batch in batches(samples.images, BATCH):
+                file.write(batch.permute(0, 2, 3, 1).contiguous().numpy().data)
+        if samples.labels is not None:
+            with archive.open("arr_1.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, samples.labels.numpy())

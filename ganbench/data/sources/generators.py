@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench.base import distributed
+from ganbench.base import distributed, memory
 from ganbench.base.errors import UserError
 from ganbench.base.files import sha256_of
 from ganbench.data.images import to_uint8
 from ganbench.data.sources.samples import Options, Samples, row_major, with_fingerprint
+from ganbench.data.streams import IN_MEMORY, Images, Made
 from ganbench.gan import GAN, capabilities
 
 SUFFIXES = (".pt", ".ts", ".torchscript", ".onnx")
 BATCH = 500
+BLOCK_BYTES = 256 << 20  # of the images of one block
 
 
 def _unit_sphere(n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -46,69 +48,119 @@ PRIORS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], Tensor]] = {
 }
 
 
-@torch.inference_mode()
+Draw = Callable[[int, Tensor | None, torch.Generator, int, bool], Tensor | None]
+
+
 def generate(
-    gan: GAN, num: int, seed: int, device: torch.device, labels: Tensor | None = None, batch_size: int = BATCH,
+    gan: GAN, num: int, seed: int, device: torch.device, labels: Tensor | None = None, batch_size: int | None = None,
     advance: Callable[[int], None] | None = None, first_class: int = 0,
 ) -> Samples:
     """Return `num` samples of a reference model, quantised to uint8.
 
-    labels: classes to sample, int64 `num`; None takes balanced classes 0, 1, ..., K-1, 0, ... batch_size: images per
-    batch. Seed and batch size determine the samples. advance: called with the number of images after each batch.
+    At most IN_MEMORY bytes are made now. Larger sets are `Images` that are made when they are asked for, and dropped.
+    labels: classes to sample, int64 `num`; None takes balanced classes 0, 1, ..., K-1, 0, ... batch_size: latents that
+    are drawn together; None takes `block_size`. Seed and batch size determine the samples. advance: called with the
+    number of images after each batch that is made now.
     first_class: label of the model's class 0 in the whole data set, added to the labels of the samples.
-    Under torchrun, the processes share the batches, and each one returns all samples.
+    Under torchrun, the processes share the batches that are made now, and each one returns all samples.
     Raises UserError if an image holds NaN.
     """
     gan = gan.to(device).eval()
     if labels is None and gan.num_classes:
         labels = torch.arange(num) % gan.num_classes
-    # To share the work, each process draws the latents of all batches, and generates the images of its own batches.
-    # A model that cannot draw latents apart from the network generates all images in every process.
-    share = distributed.world_size() > 1 and {"sample_latent", "generate"} <= set(capabilities(gan))
+    apart = {"sample_latent", "generate"} <= set(capabilities(gan))
+    size = batch_size or block_size(gan.image_shape)
+    together = images_at_once(gan.image_shape)
 
+    @torch.inference_mode()
     def batch(n: int, y: Tensor | None, generator: torch.Generator, index: int, mine: bool) -> Tensor | None:
         y = None if y is None else y.to(device)
-        if not share:
+        if not apart:  # a model that cannot draw latents apart from the network generates all images
+            return gan.sample(n, y, generator)
+        if n <= together and mine:
             return gan.sample(n, y, generator)
         z = gan.sample_latent(n, generator)
-        return gan.generate(z.to(device), y) if mine else None
+        if not mine:
+            return None
+        parts = zip(z.split(together), [None] * n if y is None else y.split(together), strict=False)
+        return torch.cat([gan.generate(some.to(device), of_some) for some, of_some in parts])
 
-    images = _draw(batch, num, seed, labels, batch_size, advance, share, "the generator cannot be evaluated: {}. Take "
-                   "an earlier checkpoint.")
+    message = "the generator cannot be evaluated: {}. Take an earlier checkpoint."
+    blocks = _Blocks(batch, num, seed, labels, size, message)
+    shape = (num, *gan.image_shape)
+    images: Tensor | Images = Made(shape, size, blocks)
+    if math.prod(shape) <= IN_MEMORY:
+        images = _made_now(blocks, advance, apart and distributed.world_size() > 1)
     labels = None if labels is None else labels + first_class
-    return Samples(images, labels, {"kind": "generator", "seed": seed, "batch_size": batch_size})
+    return Samples(images, labels, {"kind": "generator", "seed": seed, "batch_size": size})
 
 
-def _draw(
-    batch: Callable[[int, Tensor | None, torch.Generator, int, bool], Tensor | None], num: int, seed: int,
-    labels: Tensor | None, batch_size: int, advance: Callable[[int], None] | None, share: bool, nan_message: str,
-) -> Tensor:
-    """Return `num` images, uint8 N x C x H x W, made in batches.
+def block_size(shape: Sequence[int]) -> int:
+    """Return the number of latents that are drawn together for images of this shape (C, H, W): 500 up to 400 pixels."""
+    size = BATCH
+    while size > 16 and size * math.prod(shape) > BLOCK_BYTES:
+        size //= 2
+    return size
 
-    batch(n, y, generator, index, mine): draws the latents of batch `index` from the generator, and returns its images
-    if `mine` is True. share: each process makes its share of the batches, and then receives those of the others.
-    nan_message: error message for NaN, with {} for the details.
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """Return how many images of this shape (C, H, W) a network makes at once, to bound the memory of its layers."""
+    return max(1, (1 << 22) // math.prod(shape[1:]))
+
+
+class _Blocks:
+    """The blocks of a random draw: block i is a function of the seed and of i, in whatever order blocks are asked for.
+
+    draw(n, y, generator, index, mine): draws the latents of block `index` from the generator, and returns its images if
+    `mine` is True. The state of the generator before each block is kept, so that a block can be made again alone.
+    message: error message for NaN, with {} for the details. Calling it with an index raises UserError for NaN.
     """
-    generator = torch.Generator().manual_seed(seed)
-    batches = -(-num // batch_size)
-    rank, world = (distributed.rank(), distributed.world_size()) if share else (0, 1)
-    mine = range(rank * batches // world, (rank + 1) * batches // world)
-    parts, problem = [torch.empty(0, dtype=torch.uint8)], None
-    for index in range(batches):
-        n = min(batch_size, num - index * batch_size)
-        y = None if labels is None else labels[index * batch_size : index * batch_size + n]
+
+    def __init__(self, draw: Draw, num: int, seed: int, labels: Tensor | None, size: int, message: str):
+        self.draw, self.num, self.labels, self.size, self.message = draw, num, labels, size, message
+        self.generator = torch.Generator().manual_seed(seed)
+        self.states = [self.generator.get_state()]
+
+    def __len__(self) -> int:
+        return -(-self.num // self.size)
+
+    def __call__(self, index: int, mine: bool = True) -> Tensor:
+        """Return the images of a block, uint8, or none of them if they are not `mine`."""
+        while len(self.states) <= index:
+            self._at(len(self.states) - 1, False)
+        images = self._at(index, mine)
+        return torch.empty(0, dtype=torch.uint8) if images is None else images
+
+    def _at(self, index: int, mine: bool) -> Tensor | None:
+        start = index * self.size
+        n = min(self.size, self.num - start)
+        self.generator.set_state(self.states[index])
+        y = None if self.labels is None else self.labels[start : start + n]
         try:
-            images = batch(n, y, generator, index, index in mine)
-            if images is not None:
-                parts.append((images if images.dtype == torch.uint8 else to_uint8(images)).cpu())
+            images = self.draw(n, y, self.generator, index, mine)
+            images = images if images is None or images.dtype == torch.uint8 else to_uint8(images)
         except ValueError as error:
-            problem = nan_message.format(error)
+            raise UserError(self.message.format(error)) from error
+        if len(self.states) == index + 1:
+            self.states.append(self.generator.get_state())
+        return None if images is None else row_major(images.cpu())
+
+
+def _made_now(blocks: _Blocks, advance: Callable[[int], None] | None, share: bool) -> Tensor:
+    """Return the images of all blocks. share: each process makes its share of them and receives those of the others."""
+    rank, world = (distributed.rank(), distributed.world_size()) if share else (0, 1)
+    mine = range(rank * len(blocks) // world, (rank + 1) * len(blocks) // world)
+    parts, problem = [torch.empty(0, dtype=torch.uint8)], None
+    for index in range(len(blocks)):
+        try:
+            made = blocks(index, index in mine)
         except UserError as error:
             problem = str(error)
-        if problem:
             break
+        if len(made):
+            parts.append(made)
         if advance:
-            advance(n)
+            advance(min(blocks.size, blocks.num - index * blocks.size))
     if share:
         problem = distributed.first(problem)
     if problem:
@@ -120,6 +172,7 @@ def _draw(
 def open_generator(path: Path, num: int | None, seed: int, options: Options) -> Samples:
     """Return `num` samples of the network in a file. `seed` determines them.
 
+    As those of `generate`, they are made now if they are few, and otherwise when they are asked for.
     Raises UserError if the file cannot be loaded, if the shape of z or the number of classes is not known, and if the
     network fails or returns anything but images.
     """
@@ -129,32 +182,50 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
         raise UserError(f"'{path}' makes any number of images: give the number with --num.")
     load = _onnx if path.suffix.lower() == ".onnx" else _torchscript
     network = load(path, options, seed)
+    memory.require(16 * num, f"{num:,} labels and rows")
     labels = torch.arange(num) % network.classes if network.classes else None
+    size, together, lazy, shape = BATCH, BATCH, False, (num, 0, 0, 0)
+    if num > BATCH:  # two images tell the size of all
+        z = PRIORS[network.prior](2, network.latent, torch.Generator().manual_seed(seed))
+        y = None if labels is None else labels[:2]
+        shape = (num, *_checked_images(network.call(z, y, 0), path, 2).shape[1:])
+        size, together, lazy = block_size(shape[1:]), images_at_once(shape[1:]), math.prod(shape) > IN_MEMORY
     low, high = math.inf, -math.inf
 
+    @torch.inference_mode()
     def batch(n: int, y: Tensor | None, generator: torch.Generator, index: int, mine: bool) -> Tensor | None:
         nonlocal low, high
         z = PRIORS[network.prior](n, network.latent, generator)
         if not mine:
             return None
-        images = _checked_images(network.call(z, y, index), path, n)
-        if images.dtype != torch.uint8:
-            low, high = min(low, images.min().item()), max(high, images.max().item())
-        return images
+        parts = []
+        for start in range(0, n, together):
+            some = z[start : start + together], None if y is None else y[start : start + together]
+            images = _checked_images(network.call(*some, index + (start << 12)), path, len(some[0]))
+            if images.dtype != torch.uint8:
+                low, high = min(low, images.min().item()), max(high, images.max().item())
+                images = to_uint8(images)
+            parts.append(images.cpu())
+        if lazy and index == len(blocks) - 1:
+            require_range(low, high)
+        return torch.cat(parts)
 
-    share = distributed.world_size() > 1
-    advance = options.progress(f"sample {num:,}", num)
-    images = _draw(batch, num, seed, labels, BATCH, advance, share, f"{path} cannot be evaluated: {{}}.")
-    bounds = distributed.all_gather(torch.tensor([[low, high]], dtype=torch.float64))
-    low, high = bounds[:, 0].min().item(), bounds[:, 1].max().item()
-    # Catch images in [0, 1] and in [0, 255]. Some networks leave [-1, 1] slightly, so a moderate excess is allowed.
-    if low <= high and (low >= 0 or max(-low, high) > 16):
-        raise UserError(
-            f"{path} returned floats of {low:.3g} to {high:.3g}, but images must be floats of -1 to 1, or uint8: scale "
-            "its output."
-        )
-    origin = {"kind": network.kind, "name": path.name, "sha256": network.sha256, "seed": seed, "batch_size": BATCH,
+    def require_range(low: float, high: float) -> None:
+        # Catch images in [0, 1] and in [0, 255]. Some networks leave [-1, 1] slightly: a moderate excess is allowed.
+        if low <= high and (low >= 0 or max(-low, high) > 16):
+            raise UserError(
+                f"{path} returned floats of {low:.3g} to {high:.3g}, but images must be floats of -1 to 1, or uint8: "
+                "scale its output."
+            )
+
+    blocks = _Blocks(batch, num, seed, labels, size, f"{path} cannot be evaluated: {{}}.")
+    origin = {"kind": network.kind, "name": path.name, "sha256": network.sha256, "seed": seed, "batch_size": size,
               "latent": list(network.latent), "prior": network.prior, "classes": network.classes}
+    if lazy:
+        return Samples(Made(shape, size, blocks), labels, origin)
+    images = _made_now(blocks, options.progress(f"sample {num:,}", num), distributed.world_size() > 1)
+    bounds = distributed.all_gather(torch.tensor([[low, high]], dtype=torch.float64))
+    require_range(bounds[:, 0].min().item(), bounds[:, 1].max().item())
     return with_fingerprint(images, labels, origin)
 
 

@@ -4,7 +4,8 @@ A source builds its samples with `with_fingerprint`. The origin of the samples g
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,24 @@ from torch import Tensor
 
 from ganbench.base.errors import UserError
 from ganbench.data import datasets
+from ganbench.data.decoding import Decoding
 from ganbench.data.resizing import Resize
+from ganbench.data.streams import Changed, Images, chosen, fingerprint_of_pixels
 
 
 @dataclass(frozen=True)
 class Samples:
     """Images to evaluate, with what is known about them.
 
-    images: uint8 N x C x H x W; 0 x 3 x 1 x 1 if the source holds only moments. labels: int64 N, or None.
+    images: uint8 N x C x H x W, a tensor or `Images`; 0 x 3 x 1 x 1 if the source holds only moments.
+    labels: int64 N, or None.
     origin: JSON values that describe the source in a result. classes: names of the classes if the source has names; a
     label is the index of its name.
     moments: mean and covariance of features that came with a file, or None: float64 `mu` (d) and `sigma` (d x d), and
     `mu_s` and `sigma_s` of spatial features.
     """
 
-    images: Tensor
+    images: Tensor | Images
     labels: Tensor | None
     origin: dict[str, Any] = field(default_factory=dict)
     moments: dict[str, Tensor] | None = None
@@ -42,8 +46,9 @@ class Options:
     labels_file: a CSV with the columns file and label. labels_option: the option that named this CSV, for messages.
     resize: applied to every image. latent, prior, classes: shape of z, its distribution (a key of PRIORS) and number of
     classes of a generator whose file does not store them. device: runs a TorchScript generator.
-    moments_alone: accept an npz that holds moments and no images. progress: called with (what, total); returns a
-    function that is called with each number of finished images.
+    moments_alone: accept an npz that holds moments and no images. channels, alpha: how image files are decoded, see
+    `Decoding`. progress: called with (what, total); returns a function that is called with each number of finished
+    images. say: called with remarks for the user.
     """
 
     labels_file: Path | None = None
@@ -55,11 +60,23 @@ class Options:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     moments_alone: bool = False
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda n: None
+    say: Callable[[str], None] = lambda text: None
+    channels: str | None = None
+    alpha: str | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files are decoded."""
+        return Decoding(self.resize, self.channels, self.alpha)
 
     def of_a_generator(self) -> str:
         """Return the first given option that only generators use, as on the command line, or "" if none is given."""
         given = {"--latent": self.latent, "--prior": self.prior, "--classes": self.classes}
         return next((name for name, value in given.items() if value is not None), "")
+
+    def of_image_files(self) -> str:
+        """Return the first given option that only image files use, as on the command line, or "" if none is given."""
+        return "--channels" if self.channels else "--alpha" if self.alpha else ""
 
 
 def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
@@ -76,7 +93,7 @@ def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:num].sort().values
     labels = None if samples.labels is None else samples.labels[rows]
     origin = {**samples.origin, "drawn": num, "draw_seed": seed}
-    return Samples(samples.images[rows], labels, origin, classes=samples.classes)
+    return Samples(chosen(samples.images, rows), labels, origin, classes=samples.classes)
 
 
 def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samples:
@@ -84,11 +101,30 @@ def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samp
 
     Images of a class subset get the labels of the whole data set, because classifiers are trained with these.
     """
-    origin = {"kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint}
+    origin: dict[str, Any] = {
+        "kind": "dataset", "name": data.name, "split": data.split, "fingerprint": data.fingerprint,
+    }
+    if data.fingerprint_of != "pixels":
+        origin["fingerprint_of"] = data.fingerprint_of
+    origin |= of_files(data.where or data.name, data.left_out, data.remarks, options)
     labels, classes = data.labels, data.classes
     if labels is not None and data.first_class:
         labels, classes = labels + data.first_class, ()
     return Samples(data.images, labels, {**origin, **origin_of_options(options)}, classes=classes)
+
+
+def of_files(
+    where: str, left_out: Mapping[str, int], remarks: tuple[str, ...], options: Options | None
+) -> dict[str, Any]:
+    """Say which files of a folder or zip are not read, and return them as an entry of an origin."""
+    for remark in remarks if options else ():
+        options.say(remark)  # type: ignore[union-attr]
+    if not left_out:
+        return {}
+    if options:
+        counts = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items()))
+        options.say(f"{where}: files that are not read: {counts}")
+    return {"left_out": dict(sorted(left_out.items()))}
 
 
 def origin_of_options(options: Options | None) -> dict[str, Any]:
@@ -96,6 +132,10 @@ def origin_of_options(options: Options | None) -> dict[str, Any]:
     origin: dict[str, Any] = {}
     if options and options.resize:
         origin["resize"] = str(options.resize)
+    if options and options.channels:
+        origin["channels"] = options.channels
+    if options and options.alpha:
+        origin["alpha"] = options.alpha
     if options and options.labels_file:
         origin["labels_from"] = options.labels_file.name
     return origin
@@ -105,25 +145,41 @@ def resized(samples: Samples, resize: Resize | None) -> Samples:
     """Return samples with every image resized and without moments. If `resize` is None, return them unchanged."""
     if resize is None or not len(samples.images):
         return samples
+    if not isinstance(samples.images, Tensor):
+        origin = {**samples.origin, "resize": str(resize)}
+        if "fingerprint" in origin:  # what is made is determined by what it is made of
+            origin["fingerprint"] = hashlib.sha256(f"{origin['fingerprint']} {resize}".encode()).hexdigest()
+        return replace(samples, images=Changed(samples.images, resize), origin=origin, moments=None)
     images = torch.stack([resize(image) for image in samples.images])
     made = with_fingerprint(images, samples.labels, {**samples.origin, "resize": str(resize)})
     return replace(made, classes=samples.classes)
 
 
-def aligned(samples: Samples, reference: Samples) -> Samples:
+def aligned(samples: Samples, reference: Samples, say: Callable[[str], None] = lambda text: None) -> Samples:
     """Return the samples relabelled so that a class of the same name has the same label as in the reference.
 
-    Classes that the reference lacks get the labels after those of the reference. If either set has no names of classes,
-    or only whole numbers, return the samples unchanged.
+    Names are compared without regard to case, and "_", "-" and a space are the same. Classes that the reference lacks
+    get the labels after those of the reference, and are named to the user with `say`. If either set has no names of
+    classes, or only whole numbers, return the samples unchanged.
     """
     named = [s.labels is not None and not all(c.isdecimal() for c in s.classes) for s in (samples, reference)]
     if not all(named) or samples.classes == reference.classes:
         return samples
-    index = {name: i for i, name in enumerate(reference.classes)}
+    index = {_plain(name): i for i, name in enumerate(reference.classes)}
+    names = list(reference.classes)
     for name in samples.classes:
-        index.setdefault(name, len(index))
-    labels = torch.tensor([index[name] for name in samples.classes])[samples.labels]
-    return replace(samples, labels=labels, classes=tuple(index))
+        if _plain(name) not in index:
+            index[_plain(name)] = len(names)
+            names.append(name)
+    if others := names[len(reference.classes) :]:
+        some = ", ".join(f"'{name}'" for name in others[:5]) + (", ..." if len(others) > 5 else "")
+        say(f"{len(others)} of the images' classes are not in the reference: {some}")
+    labels = torch.tensor([index[_plain(name)] for name in samples.classes])[samples.labels]
+    return replace(samples, labels=labels, classes=tuple(names))
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_ ]+", " ", name.casefold()).strip()
 
 
 def row_major(images: Tensor) -> Tensor:
@@ -139,16 +195,19 @@ def row_major(images: Tensor) -> Tensor:
 
 
 def with_fingerprint(
-    images: Tensor, labels: Tensor | None, origin: dict[str, Any], moments: dict[str, Tensor] | None = None
+    images: Tensor | Images, labels: Tensor | None, origin: dict[str, Any], moments: dict[str, Tensor] | None = None
 ) -> Samples:
     """Return samples whose origin includes a fingerprint: the SHA-256 of shape and pixels.
 
     Without images, it is the SHA-256 of the shape and the moments.
     """
-    images = row_major(images)
-    digest = hashlib.sha256(repr(tuple(images.shape)).encode() + images.numpy().tobytes())
+    if isinstance(images, Tensor):
+        images = row_major(images)
+    fingerprint = fingerprint_of_pixels(images)
     if not len(images):
+        digest = hashlib.sha256(repr(tuple(images.shape)).encode())
         for key, value in sorted((moments or {}).items()):
             digest.update(key.encode() + value.numpy().tobytes())
-    made = Samples(images, labels, {**origin, "fingerprint": digest.hexdigest()})
+        fingerprint = digest.hexdigest()
+    made = Samples(images, labels, {**origin, "fingerprint": fingerprint})
     return replace(made, moments=moments) if moments else made
