@@ -1,19 +1,14 @@
 """The Inception-v3 of 2015-12-05, the network that FID, KID and the Inception Score are defined over.
 
 The function is that of torch-fidelity's network; the order of computation is faster. Batch norm is folded into the
-convolutions, images are channels last in memory, ReLU is inside oneDNN's convolution on the CPU, average pooling comes
-after the 1x1 convolution instead of before it (both are linear), and TensorFlow 1's resizing is two matrix products.
-The weights are checked by hash. Torchvision's Inception-v3 is another network.
-
-oneDNN's convolution with ReLU is a private function of torch. It is used only for shapes on which it agreed with
-torch's public convolution to the bit, on whole numbers, whose sums are the same in any order.
+convolutions, images are channels last in memory, ReLU is inside oneDNN's convolution on the CPU (`folding`), average
+pooling comes after the 1x1 convolution instead of before it (both are linear), and TensorFlow 1's resizing is two
+matrix products. The weights are checked by hash. Torchvision's Inception-v3 is another network.
 """
 
-import contextlib
 import functools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +19,7 @@ from ganbench.base.files import sha256_of
 from ganbench.base.precision import full_float32
 from ganbench.data.images import to_rgb
 from ganbench.features import FeatureExtractor, Features
+from ganbench.features.folding import Convolution, Form, all_fused, folded, take
 from ganbench.features.weights import Published, published, read
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -32,8 +28,6 @@ URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights
 FILES = {FILE: Published(URL, SHA256)}
 SIDE = 299
 SPATIAL_CHANNELS = 7
-Pair = tuple[int, int]
-MISSING = (AttributeError, RuntimeError, TypeError)  # a private function is not in this torch or for this processor
 
 # Convolutions as (name, output channels, kernel height, kernel width). Padding keeps the size, except where a name is
 # in VALID; "max" is the 3x3 max pool of stride 2.
@@ -92,107 +86,13 @@ BLOCKS: dict[str, tuple[tuple[Branch, ...], int]] = {
 }
 
 
-class Convolution(nn.Module):
-    """Convolution, batch norm (folded) and ReLU of N x C x H x W, channels last."""
-
-    def __init__(
-        self, state: dict[str, Tensor], name: str, shape: tuple[int, ...], stride: int, valid: bool, relu: bool
-    ):
-        super().__init__()
-        weight = _take(state, f"{name}.conv.weight", shape).double()
-        gamma, beta, mean, variance = (
-            _take(state, f"{name}.bn.{k}", shape[:1]).double()
-            for k in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = gamma / torch.sqrt(variance + 0.001)
-        weight = (weight * scale.view(-1, 1, 1, 1)).float().contiguous(memory_format=torch.channels_last)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", (beta - mean * scale).float())
-        self.weight: Tensor
-        self.bias: Tensor
-        self.stride, self.relu = (stride, stride), relu
-        self.padding = (0, 0) if valid else (shape[2] // 2, shape[3] // 2)
-        self.fused = True  # all batches so far went through oneDNN's convolution with ReLU
-        self._prepared: dict[tuple[torch.device, torch.dtype], _Prepared] = {}  # each made at its first batch
-
-    def forward(self, x: Tensor) -> Tensor:
-        key = (x.device, x.dtype)
-        if key not in self._prepared:
-            self._prepared[key] = self._prepare(x)
-        weight, bias, packed, packed_for = self._prepared[key]
-        if packed is not None and _agrees(
-            x.shape, x.stride(), weight.shape, packed_for, x.dtype, self.padding, self.stride, self.relu,
-            torch.get_num_threads(),
-        ):
-            return _fused(x, packed, bias, self.padding, self.stride, self.relu)
-        self.fused = False
-        return _public(x, weight, bias, self.padding, self.stride, self.relu)
-
-    def _prepare(self, x: Tensor) -> "_Prepared":
-        """Weight and bias for the device and dtype of x."""
-        weight, bias, packed = self.weight.to(x.dtype), self.bias.to(x.dtype), None
-        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            with contextlib.suppress(*MISSING):
-                packed = _reordered(weight, self.padding, self.stride, x.shape)
-        return _Prepared(weight, bias, packed, x.shape)
-
-
-class _Prepared(NamedTuple):
-    """Weight and bias in one dtype; the weight also in oneDNN's own layout for batches of one shape, or None."""
-
-    weight: Tensor
-    bias: Tensor
-    packed: Tensor | None
-    packed_for: torch.Size
-
-
-def _reordered(weight: Tensor, padding: Pair, stride: Pair, shape: Sequence[int]) -> Tensor:
-    """The weight in oneDNN's own layout for batches of this shape."""
-    ops: Any = torch._C._nn
-    packed: Tensor = ops.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, [1, 1], 1, list(shape))
-    return packed
-
-
-def _fused(x: Tensor, weight: Tensor, bias: Tensor, padding: Pair, stride: Pair, relu: bool) -> Tensor:
-    """Convolution and ReLU by oneDNN, with a weight in its own layout."""
-    act = "relu" if relu else "none"
-    return torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, padding, stride, [1, 1], 1, act, [], "")
-
-
-def _public(x: Tensor, weight: Tensor, bias: Tensor, padding: Pair, stride: Pair, relu: bool) -> Tensor:
-    """Convolution and ReLU by torch's public functions."""
-    x = F.conv2d(x, weight, bias, stride, padding)
-    return x.relu_() if relu else x
-
-
-@functools.cache
-def _agrees(
-    shape: Sequence[int], strides: Sequence[int], weight_shape: Sequence[int], packed_for: Sequence[int],
-    dtype: torch.dtype, padding: Pair, stride: Pair, relu: bool, threads: int,
-) -> bool:
-    """Return True if `_fused` equals `_public` to the bit on whole numbers, for exactly this shape and layout.
-
-    False also where it raises an error. Each sum of float32 is below 2^24 in size, and each of bfloat16 below 2^8: both
-    dtypes hold them. Half of the channels have many digits in the image, the others in the weight.
-    """
-    wide, even = 2.0**13 if dtype == torch.float32 else 1.0, torch.arange(shape[1]) % 2 == 0
-    x = torch.empty_strided(shape, strides, dtype=dtype).copy_(_whole_numbers(shape, torch.where(even, wide, 1.0), 0))
-    weight = _whole_numbers(weight_shape, torch.where(even, 1.0, wide), 1).to(dtype)
-    bias = _whole_numbers((1, weight_shape[0], 1, 1), torch.tensor(8.0), 2).flatten().to(dtype)
-    try:
-        packed = _reordered(weight, padding, stride, packed_for)
-        fused = _fused(x, packed, bias, padding, stride, relu)
-    except MISSING:
-        return False
-    return torch.equal(fused, _public(x, weight, bias, padding, stride, relu))
-
-
-def _whole_numbers(shape: Sequence[int], size: Tensor, seed: int) -> Tensor:
-    """Whole numbers in float32, channels last; those of channel c are up to size[c] in size."""
-    n, c, h, w = shape
-    noise = torch.rand(65_521, generator=torch.Generator().manual_seed(seed)) * 2 - 1  # a prime: rows differ
-    values = noise.repeat(-(-n * c * h * w // len(noise)))[: n * c * h * w]
-    return values.view(n, h, w, c).mul_(size).round_().permute(0, 3, 1, 2)
+def _convolution(
+    state: dict[str, Tensor], name: str, shape: tuple[int, int, int, int], stride: int, valid: bool, relu: bool
+) -> Convolution:
+    """A convolution of the network with its batch norm; padding keeps the size unless `valid`."""
+    padding = (0, 0) if valid else (shape[2] // 2, shape[3] // 2)
+    weight, bias = folded(state, f"{name}.conv", f"{name}.bn", shape, 0.001)
+    return Convolution(weight, bias, Form(padding, (stride, stride), "relu" if relu else "none"))
 
 
 class Mixed(nn.Module):
@@ -211,15 +111,15 @@ class Mixed(nn.Module):
                 specs = stage if isinstance(stage, list) else [stage]
                 halve = self.reducing and stage is branch[-1]
                 stages.append(nn.ModuleList(
-                    Convolution(state, f"{name}.{n}", (c, width, h, w), 2 if halve else 1, halve, True)
+                    _convolution(state, f"{name}.{n}", (c, width, h, w), 2 if halve else 1, halve, True)
                     for n, c, h, w in specs
                 ))
                 width = sum(c for _, c, _, _ in specs)
             self.branches.append(stages)
             self.channels += width
-        self.pool = (
-            Convolution(state, f"{name}.branch_pool", (pool, channels, 1, 1), 1, False, self.max_pool) if pool else None
-        )
+        self.pool = None
+        if pool:
+            self.pool = _convolution(state, f"{name}.branch_pool", (pool, channels, 1, 1), 1, False, self.max_pool)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = []
@@ -255,15 +155,15 @@ class Network(nn.Module):
                 continue
             name, width, h, w = layer
             stride = 2 if name == "Conv2d_1a_3x3" else 1
-            self.stem.append(Convolution(state, name, (width, channels, h, w), stride, name in VALID, True))
+            self.stem.append(_convolution(state, name, (width, channels, h, w), stride, name in VALID, True))
             channels = width
         self.blocks = nn.ModuleDict()
         for name in BLOCKS:
             block = Mixed(state, name, channels)
             self.blocks[name], channels = block, block.channels
-        self.register_buffer("classifier", _take(state, "fc.weight", (1008, channels)).float())
+        self.register_buffer("classifier", take(state, "fc.weight", (1008, channels)).float())
         self.classifier: Tensor
-        _take(state, "fc.bias", (1008,))  # part of the file, not of the logits
+        take(state, "fc.bias", (1008,))  # part of the file, not of the logits
         if state:
             raise ValueError(f"unknown entries: {', '.join(map(str, list(state)[:3]))}")
 
@@ -285,19 +185,6 @@ class Network(nn.Module):
                 break
             x = block(x)
         return x
-
-    @property
-    def fused(self) -> bool:
-        """True if all convolutions so far were oneDNN's with ReLU."""
-        return all(m.fused for m in self.modules() if isinstance(m, Convolution))
-
-
-def _take(state: dict[str, Tensor], key: str, shape: tuple[int, ...]) -> Tensor:
-    """Remove and return an entry of that shape."""
-    value = state.pop(key, None)
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-        raise ValueError(f"no {key} of {shape}")
-    return value
 
 
 class InceptionV3(FeatureExtractor):
@@ -338,7 +225,7 @@ class InceptionV3(FeatureExtractor):
         return Features(features, logits)
 
     def _note(self) -> None:
-        self.report["convolutions"] = "oneDNN with ReLU" if self.net.fused else "torch"
+        self.report["convolutions"] = "oneDNN with ReLU" if all_fused(self.net) else "torch"
 
 
 class InceptionV3BF16(InceptionV3):
