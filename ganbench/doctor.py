@@ -1,6 +1,6 @@
 """`ganbench doctor`: what is here, what is missing, and what would mend it. Nothing is downloaded.
 
-A part that is broken is one line of the report, and never its end.
+A part that is broken is one line of the report, and never its end. `removable` and `remove` clean the data folder.
 """
 
 import contextlib
@@ -8,16 +8,18 @@ import importlib.util
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import NamedTuple
 
 from ganbench import __version__
-from ganbench.base import registry
+from ganbench.base import memory, registry
 from ganbench.base.errors import UserError
 from ganbench.base.standard_output import user_code
-from ganbench.data.datasets import data_root, offline
+from ganbench.data.datasets import data_root, decoded, offline
+from ganbench.data.datasets.decoded import Stored
 from ganbench.features import inception_v3, lpips_vgg16
 from ganbench.features.small_cnn import BUNDLED
 from ganbench.features.weights import Published, is_whole
@@ -87,6 +89,7 @@ def report() -> Iterator[str]:
         yield from map(str, plugins)
     if root is not None:
         yield _kept(root / "features")
+        yield _decoded(root / decoded.FOLDER)
 
 
 def _safely(name: str, look: Callable[[str], Finding]) -> str:
@@ -155,6 +158,48 @@ def _kept(folder: Path) -> str:
         return f"\nfeatures of reference sets: {folder} cannot be looked at ({error.strerror})"
     total = sum(sizes) / 2**20
     return f"\nfeatures of reference sets: {len(sizes)} files, {total:,.0f} MiB in {folder} (may be deleted)"
+
+
+def _decoded(folder: Path) -> str:
+    """The line about decoded training images."""
+    entries = decoded.stored()
+    size = memory.in_words(sum(entry.size for entry in entries))
+    return f"decoded training images: {len(entries)} files, {size} in {folder} (`ganbench doctor --clean` removes them)"
+
+
+def removable(features: bool) -> list[Stored]:
+    """Return what `--clean` lists: decoded training images, what killed processes left of such, and cached features.
+
+    features: list the features too, as one entry. Raises UserError if there is no data folder.
+    """
+    entries, of_features = decoded.stored(), []
+    if features:
+        with contextlib.suppress(OSError):
+            of_features = sorted((data_root() / "features").glob("*.safetensors"))
+    if of_features:
+        states = [path.stat() for path in of_features]
+        size, used = sum(state.st_size for state in states), max(state.st_mtime for state in states)
+        entries.append(Stored(tuple(of_features), size, used, f"features of images, {len(states)} files", ""))
+    return entries
+
+
+def listed(entry: Stored) -> str:
+    """Return the line about an entry of `removable`."""
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+    kept = f" ({entry.why_kept}: kept)" if entry.why_kept else ""
+    return f"  {memory.in_words(entry.size).rjust(10)}  last used {day}  {entry.what}{kept}"
+
+
+def remove(entry: Stored) -> bool:
+    """Remove an entry of `removable`. Return False if it is in use by now, or may not be removed."""
+    if entry.paths[0].parent.name == decoded.FOLDER:
+        return decoded.remove(entry)
+    try:
+        for path in entry.paths:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def dataset(name: str) -> Finding:

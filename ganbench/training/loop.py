@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ganbench.base import distributed
 from ganbench.base.errors import UserError, shortened
 from ganbench.data.datasets import Dataset
+from ganbench.data.datasets.decoded import for_training
 from ganbench.data.images import grid, save_png, to_float, to_uint8
 from ganbench.gan import GAN, Batch, capabilities, checkpoint
 from ganbench.recipes import Recipe
@@ -91,6 +92,7 @@ def train(
     """
     torch.manual_seed(seed)
     gan = new_model(recipe, data)  # a misfit is reported before anything is written or thrown away
+    data = for_training(data, say=say or (lambda text: None))
     place = RunFolder(folder)
     with place.lock() if distributed.rank() == 0 else contextlib.nullcontext():
         if fresh and distributed.rank() == 0:

@@ -1,11 +1,22 @@
 """The order of the data: a function of seed and step, every image once an epoch, few labels as many of each class."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
+from support import write_png, write_recipe
 
-from ganbench.data.datasets import load
+from ganbench import recipes
+from ganbench.data import streams
+from ganbench.data.datasets import data_root, load
+from ganbench.data.datasets.decoded import for_training, is_mapped
 from ganbench.recipes import TrainSpec
+from ganbench.training import batches as of_batches
+from ganbench.training import loop
 from ganbench.training.batches import batches, endless, epoch_order, labelled_rows
+from ganbench.training.loop import Interrupted, train
+from ganbench.training.run_folder import CHECKPOINT
 
 CPU = torch.device("cpu")
 FEW = TrainSpec("digits", batch_size=16, steps=8, labels=40, unlabelled_batch_size=400)
@@ -89,3 +100,81 @@ def test_the_parts_of_several_processes_are_the_batch(data):
 def test_batches_without_end_go_on(data):
     endless_batches = batches(data, TrainSpec("digits", 400, 1), 0, 7, None, CPU)
     assert [next(endless_batches).step for _ in range(5)] == [7, 8, 9, 10, 11]
+
+
+def digits_of(count):
+    """The first digits as arrays, and their labels."""
+    data = load("digits:train")
+    return data.images[:count, 0].numpy(), data.labels[:count].tolist()
+
+
+@pytest.fixture
+def mapped(data, monkeypatch):
+    """The same data, mapped from a file."""
+    monkeypatch.setenv("GANBENCH_IN_MEMORY", "0")
+    stream = streams.Made(data.images.shape, len(data), lambda index: data.images)
+    made = for_training(replace(data, images=stream))
+    assert is_mapped(made.images)
+    return made
+
+
+@pytest.mark.parametrize("spec", [TrainSpec("digits", 400, 8), FEW], ids=["labels", "few labels"])
+@pytest.mark.parametrize("share", [(0, 1), (1, 2)])
+def test_batches_of_a_mapped_set_are_those_of_the_set_in_memory(data, mapped, spec, share):
+    before = threading.active_count()
+    state = torch.get_rng_state()
+    pairs = [list(batches(images, spec, 1, 2, 9, CPU, share)) for images in (data, mapped)]
+    for a, b in zip(*pairs, strict=True):
+        assert a.step == b.step
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+        assert (a.u is None) == (b.u is None) == (spec is not FEW)
+        assert a.u is None or torch.equal(a.u, b.u)
+    assert torch.equal(torch.get_rng_state(), state)
+    unfinished = batches(mapped, spec, 1, 0, None, CPU)
+    next(unfinished)
+    unfinished.close()
+    assert threading.active_count() == before  # no thread is left
+
+
+def test_an_error_of_the_thread_that_takes_batches_is_raised(mapped, monkeypatch):
+    def broken(*args):
+        yield of_batches._Taken(torch.zeros(1, dtype=torch.uint8), None, 0, None)
+        raise OSError("the disk")
+
+    monkeypatch.setattr(of_batches, "_taken", broken)
+    found = batches(mapped, FEW, 0, 0, 2, CPU)
+    assert next(found).step == 0
+    with pytest.raises(OSError, match="the disk"):
+        next(found)
+
+
+def test_training_on_a_folder_is_the_same_from_memory_from_a_file_and_first_one_then_the_other(place, monkeypatch):
+    for i, (image, label) in enumerate(zip(*digits_of(60), strict=True)):
+        write_png(place / "digits" / str(label) / f"{i:02}.png", image)
+    recipe = recipes.read(write_recipe(place))
+
+    def run(folder, limit, stop=None):
+        monkeypatch.setenv("GANBENCH_IN_MEMORY", limit)
+
+        def advance(step, text):
+            if step == stop:
+                raise Interrupted(2, step)
+
+        train(recipe, load(f"folder:{place / 'digits'}"), place / folder, 0, CPU, advance=advance)
+        return (place / folder / CHECKPOINT).read_bytes()
+
+    expected = run("memory", "1000000")
+    assert not (data_root() / "decoded").exists()
+    assert run("file", "0") == expected
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        run("both", "1000000", stop=3)
+    assert run("both", "0") == expected
+
+
+@pytest.mark.parametrize(("free", "on_the_gpu"), [(1 << 20, True), (100_000, False)])
+def test_a_set_goes_to_a_gpu_that_has_twice_the_room(data, monkeypatch, free, on_the_gpu):
+    """The 1,297 digits take 83,008 bytes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 30))
+    assert of_batches._fits(data.images, torch.device("cuda")) is on_the_gpu

@@ -10,7 +10,9 @@ from support import ROOT, tiny_dcgan, write_recipe
 
 from ganbench import recipes
 from ganbench.base import registry
+from ganbench.data import streams
 from ganbench.data.datasets import load
+from ganbench.data.datasets.decoded import for_training
 from ganbench.gan import GAN
 from ganbench.training import health, loop
 from ganbench.training.health import GRACE, Health
@@ -31,6 +33,13 @@ def watched(data):
     rules = Health(data, GAN.game)
     rules.updates = GRACE + 1
     return rules
+
+
+def test_the_rules_compare_with_the_same_images_in_memory_and_from_a_file(data, watched, monkeypatch):
+    monkeypatch.setenv("GANBENCH_IN_MEMORY", "0")
+    stream = streams.Made(data.images.shape, len(data), lambda index: data.images)
+    mapped = Health(for_training(replace(data, images=stream)), GAN.game)
+    assert (mapped.real_spread, mapped.real_alike) == (watched.real_spread, watched.real_alike)
 
 
 # --- Losses ---
