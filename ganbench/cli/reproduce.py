@@ -92,6 +92,8 @@ def reproduce(
     plan = Plan(found, overrides, numbers, out, fresh, tensorboard, parse_weights(weights))
     plan.require_weights_used()
     try:
+        if dry_run:
+            launching.check_parameters(parameters)
         if dry_run or launcher == "slurm":
             jobs = plan.jobs(device, quiet, reporter.say)
             ids = [""] * len(jobs) if dry_run else launching.submit_to_slurm(jobs, out, parameters, at_once)
@@ -112,8 +114,9 @@ def reproduce(
         sys.exit(130)
     if not is_first_process():
         return
+    lines = answer.finish(plan, group, outcome)
     click.echo(answer.outcome_text(plan, group, outcome, as_json), nl=False)
-    for line in answer.finish(plan, group, outcome):
+    for line in lines:
         reporter.say(line)
     for failure in outcome.failures:
         click.echo(f"ganbench: {failure}", err=True)

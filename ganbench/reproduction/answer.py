@@ -1,6 +1,7 @@
 """The answer to a plan: a table or JSON of what came of it, and remarks on where things lie and what comes next."""
 
 import json
+import shlex
 from typing import Any
 
 from ganbench.recipes import Group
@@ -67,7 +68,15 @@ def finish(plan: Plan, group: Group | None, outcome: Outcome) -> list[str]:
         stays_out = "" if paths else ", and in no table"
         lines.append(f"not comparable with the paper{stays_out}: run with {changes}")
     if group is None and outcome.done:
-        (recipe,) = plan.recipes.values()
-        ckpt = outcome.done[0].folder / CHECKPOINT
-        lines.append(f"next:    ganbench evaluate --model {recipe.model.name} --ckpt {ckpt}")
+        lines.append(f"next:    {shlex.join(_next(plan, outcome))}")
     return lines
+
+
+def _next(plan: Plan, outcome: Outcome) -> list[str]:
+    """The command that comes next: after a smoke run the full one, otherwise an evaluation by the recipe's metrics."""
+    ((name, recipe),) = plan.recipes.items()
+    if plan.overrides.get("budget") == "smoke":
+        return ["ganbench", "reproduce", name]
+    words = ["ganbench", "evaluate", "--model", recipe.model.name, "--ckpt", str(outcome.done[0].folder / CHECKPOINT)]
+    weights = [f"{extractor}={file}" for extractor, file in plan.weights_of(recipe).items()]
+    return [*words, "--metrics", ",".join(recipe.evaluate.metrics), *(w for x in weights for w in ("--weights", x))]

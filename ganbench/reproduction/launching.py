@@ -3,10 +3,12 @@
 Each job's output lies in `<out>/jobs/`. jobs.py is what runs inside a job.
 """
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,32 +89,43 @@ def make_executor(launcher: str, folder: Path, parameters: dict[str, Any], at_on
     Raises UserError if there is no submitit or no Slurm, and if submitit refuses a parameter; nothing is written then.
     """
     try:
-        import submitit
+        import submitit  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"--launcher {launcher} needs submitit, which is not installed: pip install 'ganbench[launch]'."
         ) from error
     import logging
-    import tempfile
 
     logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it writes to stdout
     parameters = {**DEFAULTS[launcher], "name": "ganbench", **parameters}
     if launcher == "slurm" and at_once is not None:
         parameters["slurm_array_parallelism"] = at_once
 
-    def make(where: Path) -> Any:
-        made = submitit.AutoExecutor(folder=where, cluster=launcher, slurm_max_num_timeout=REQUEUES)
-        made.update_parameters(**parameters)
-        return made
-
     try:
         with tempfile.TemporaryDirectory() as trial:  # submitit makes its folder before it looks at the parameters
-            make(Path(trial))
+            _make(launcher, Path(trial), parameters)
     except RuntimeError as error:
         raise UserError(f"--launcher {launcher} cannot be used here: {_first_line(error)}") from error
+    return _make(launcher, folder, parameters)
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Raise UserError if submitit refuses a parameter, with or without Slurm. Without submitit, nothing is checked."""
+    if importlib.util.find_spec("submitit") is not None:
+        with tempfile.TemporaryDirectory() as trial:
+            _make("debug", Path(trial), parameters)
+
+
+def _make(cluster: str, folder: Path, parameters: dict[str, Any]) -> Any:
+    """Return submitit's executor. Raises UserError for a parameter that it refuses, and RuntimeError without Slurm."""
+    import submitit
+
+    made = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+    try:
+        made.update_parameters(**parameters)
     except (NameError, AssertionError, ValueError, TypeError) as error:
         raise UserError(f"--launcher-arg: submitit refuses it: {_first_line(error)}") from error
-    return make(folder)
+    return made
 
 
 def _first_line(error: Exception) -> str:

@@ -115,7 +115,8 @@ class Plan:
     def run(self, device: torch.device, reporter: Reporter) -> Outcome:
         """Make the runs in turn; one that fails does not keep the others from being made.
 
-        Raises UserError if no run can be made because of the user's mistakes.
+        Under torchrun the first failure ends all. Raises UserError then, and if no run can be made because of the
+        user's mistakes.
         """
         runs: dict[str, list[Run]] = {name: [] for name in self.recipes}
         failures: list[Failure] = []
@@ -130,6 +131,8 @@ class Plan:
                     runs[name].append(run)
                 except (UserError, TrainingFailed) as error:
                     kind = "error" if isinstance(error, UserError) else "training failed"
+                    if distributed.world_size() > 1:  # another process may not have failed, and would wait for this one
+                        raise UserError(f"{recipe.name} seed {seed}: {error}") from error
                     failures.append(Failure(recipe.name, seed, str(error), kind))
         if not any(runs.values()) and all(f.kind == "error" for f in failures):
             more = len(failures) - 1
