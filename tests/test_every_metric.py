@@ -103,7 +103,7 @@ MODEL = Model(
 def measure(protocol, real=None, fake=None, held_out=None):
     real, fake = real or side(60, 1), fake or side(50, 2)
     g = torch.Generator().manual_seed(0)
-    inputs = Inputs(real, fake, held_out or side(40, 3), g, model=MODEL, embed=embed, fit=fit)
+    inputs = Inputs(real, fake, held_out or side(50, 3), g, model=MODEL, embed=embed, fit=fit)
     values = protocol.compute(inputs)
     assert values
     for v in values:
@@ -170,7 +170,7 @@ def test_a_value_is_finite_with_its_uncertainty_and_counts(protocol):
         assert v.uncertainty is not None
         assert v.uncertainty.over
         assert v.n_fake == 50 or not protocol.needs_side("fake")
-        assert v.n_real in (0, 40, 60) or protocol.asks_model
+        assert v.n_real in (0, 50, 60) or protocol.asks_model
 
 
 @every()
@@ -415,3 +415,47 @@ def test_moments_and_some_rows_give_the_value_and_the_error_of_all_features(prot
         assert found.value == pytest.approx(expected[0].value, rel=1e-12)
         assert found.uncertainty == expected[0].uncertainty
         assert replace(found, value=0, uncertainty=None) == replace(expected[0], value=0, uncertainty=None)
+
+
+# --- Errors that the data cannot tell
+
+
+def draw(kind, n, seed):
+    """Return n images of a kind: all different, one of three for each class, or all equal."""
+    if kind == "different":
+        return side(n, seed)
+    if kind == "equal":
+        return constant(n, 77)
+    three = torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed))
+    return rows(side(3 * CLASSES, 77), torch.arange(n) % CLASSES + CLASSES * three)
+
+
+@every([p for p in SEES_IMAGES if not {"model.generate", "embed"} & p.needs or p.num])
+@pytest.mark.parametrize("kind", ["different", "three", "equal"])
+@pytest.mark.parametrize("n", [2, 6, 20])
+def test_an_error_has_the_size_of_the_spread_over_new_samples_or_is_not_given(protocol, kind, n, monkeypatch):
+    monkeypatch.setattr(probes, "DRAWS", 4)
+    found = []
+    for seed in range(10):
+        sides = [draw(kind, n, 100 * seed + i) for i in range(3)]
+        try:
+            value = protocol.compute(the_inputs(sides, seed))[0]
+        except Unavailable:
+            continue
+        if value.uncertainty is None:
+            assert any(w.startswith("no uncertainty is known: ") for w in value.warnings), value
+        else:
+            assert value.uncertainty.value > 1e-7 * abs(value.value), value
+            found.append((value.value, value.uncertainty.value))
+    if len(found) > 5:
+        values, errors = torch.tensor(found, dtype=torch.float64).T
+        assert errors.square().mean().sqrt() > values.std() / 4
+
+
+@every([p for p in SEES_IMAGES if {"real.features", "fake.features"} <= p.needs])
+@pytest.mark.parametrize("n", [30, 200])
+def test_a_set_against_itself_has_no_error_that_rounding_made(protocol, n):
+    same = side(n, 1, d=60)
+    values = protocol.compute(the_inputs([same, rows(same, torch.arange(n)), side(n, 3, d=60)], 0))
+    for v in values:
+        assert v.uncertainty is None or v.uncertainty.value > 1e-6 * max(1, abs(v.value)), v

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Model, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Model, Protocol, Unavailable, Value, known
 
 IMAGES = 5_000
 BATCH = 500
@@ -98,9 +98,10 @@ def _compute(inputs: Inputs) -> list[Value]:
         fake_parts.append(_losses(model, (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)))
     losses_real, losses_fake = _losses(model, real), torch.cat(fake_parts)
     value, error = convergence_measure(losses_real, losses_fake, gamma)
-    uncertainty = Uncertainty(error, "standard error", "the images and the samples (delta method)")
+    over, alike = "the images and the samples (delta method)", "all images and all samples have one loss"
+    uncertainty, unknown = known(error, over, value, alike, min(len(losses_real), len(losses_fake)))
     details = {"gamma": gamma, "loss_real": losses_real.mean().item(), "loss_fake": losses_fake.mean().item()}
-    return [Value(value, uncertainty, len(losses_real), len(losses_fake), details=details)]
+    return [Value(value, uncertainty, len(losses_real), len(losses_fake), details=details, warnings=unknown)]
 
 
 PROTOCOLS = [

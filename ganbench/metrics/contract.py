@@ -46,12 +46,40 @@ class Uncertainty:
     over: str
 
 
+LEAST = 5  # samples for an error of the mean: the error of that error is then 1 / sqrt(2 * 4) = 35 %
+NOTHING = 1e-7  # share of a value; a smaller error is rounding
+
+
+def known(
+    error: float, over: str, size: float, alike: str, n: int = LEAST,
+    kind: Literal["standard error", "standard deviation"] = "standard error",
+) -> tuple[Uncertainty | None, tuple[str, ...]]:
+    """Return an uncertainty and no warning; or None and a warning that says why the data cannot tell the uncertainty.
+
+    error, over, kind: the uncertainty. size: typical size of what varies; an error below NOTHING of it is rounding.
+    alike: the reason in words if nothing varies. n: number of independent samples in the smallest set.
+
+    >>> known(0.1, "the samples", size=3.0, alike="all samples are equal")
+    (Uncertainty(value=0.1, kind='standard error', over='the samples'), ())
+    >>> known(1e-17, "the samples", size=3.0, alike="all samples are equal")
+    (None, ('no uncertainty is known: all samples are equal',))
+    >>> known(0.1, "the samples", size=3.0, alike="all samples are equal", n=2)
+    (None, ('no uncertainty is known: at least 5 images are needed for one, not 2',))
+    """
+    if n < LEAST:
+        return None, (f"no uncertainty is known: at least {LEAST} images are needed for one, not {n}",)
+    if not error > NOTHING * abs(size):
+        return None, (f"no uncertainty is known: {alike}",)
+    return Uncertainty(error, kind, over), ()
+
+
 @dataclass(frozen=True)
 class Value:
     """One value of a metric.
 
-    uncertainty: None if none is known. n_real, n_fake: number of real and of generated images. suffix: the end of the
-    metric's name if a protocol yields several values ('@16'). details: numbers for the result file.
+    uncertainty: None if none is known; `warnings` then say why. n_real, n_fake: number of real and of generated images.
+    suffix: the end of the metric's name if a protocol yields several values ('@16'). details: numbers for the result
+    file.
     """
 
     value: float

@@ -38,6 +38,7 @@ from ganbench.metrics.contract import (
     Unavailable,
     Uncertainty,
     Value,
+    known,
     require_labels,
     require_logits,
 )
@@ -178,12 +179,13 @@ def _diverse_classes(inputs: Inputs) -> list[Value]:
     fake, real = _means(inputs.fake.images, fake_pairs), _means(inputs.real.images, real_pairs)
     threshold = max(real.values())
     value, error = proportion(torch.tensor([mean < threshold for mean in fake.values()]))
-    uncertainty = Uncertainty(error, "standard error", "the classes (binomial)")
+    fewest = min(int(require_labels(s).unique(return_counts=True)[1].min()) for s in (inputs.fake, inputs.real))
+    uncertainty, unknown = known(error, "the classes (binomial)", value, "", fewest)
     details = {
         "variant": "shrunk-window", "pairs": PAIRS, "classes": len(fake), "threshold": round(threshold, 6),
         "per_class": {"fake": _rounded(fake), "real": _rounded(real)},
     }
-    return [Value(value, uncertainty, len(inputs.real), len(inputs.fake), details=details)]
+    return [Value(value, uncertainty, len(inputs.real), len(inputs.fake), details=details, warnings=unknown)]
 
 
 def _pairs_of_fake(inputs: Inputs) -> dict[int, Pairs]:
@@ -200,10 +202,10 @@ def _correlation(inputs: Inputs) -> list[Value]:
     similarities = _means(inputs.fake.images, _pairs_of_fake(inputs))
     x, y = (torch.tensor([by[c] for c in accuracies], dtype=torch.float64) for by in (accuracies, similarities))
     value, error = correlation(x, y)
-    uncertainty = Uncertainty(error, "standard error", "the classes (Fisher's z)")
+    uncertainty, unknown = known(error, "the classes (Fisher's z)", 1, "the correlation of the classes is perfect")
     details = {"variant": "shrunk-window", "pairs": PAIRS, "classes": len(accuracies),
                "per_class": {"accuracy": _rounded(accuracies), "ms_ssim": _rounded(similarities)}}
-    return [Value(value, uncertainty, 0, len(labels), details=details)]
+    return [Value(value, uncertainty, 0, len(labels), details=details, warnings=unknown)]
 
 
 PROTOCOLS = [

@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganbench.metrics.contract import (
+    NOTHING,
     Inputs,
     Protocol,
     Side,
@@ -51,6 +52,7 @@ from ganbench.metrics.contract import (
     Uncertainty,
     Value,
     features_of,
+    known,
     require_features,
     require_labels,
 )
@@ -62,6 +64,7 @@ ENOUGH = 10_000  # with fewer images the bias of FID can change the order of mod
 CHUNK = 2048  # rows at a time, to bound the memory
 MOST = 5_000  # rows for the variance of the influence: the error of a standard error is 1 / sqrt(2 * 5,000) = 1 %
 SMALL = 512  # up to this number of features float64 and direct singular values cost little
+EQUAL = 1e-10  # share of the total variance; a smaller distance is rounding
 LOSS = 1e-8  # relative error of the distance that is accepted from squared singular values
 INF_POINTS, INF_START = 15, 5000
 
@@ -478,6 +481,19 @@ def _over(inputs: Inputs) -> str:
     return "the samples of both sets (delta method)"
 
 
+def _known(error: float, over: str, inputs: Inputs) -> tuple[Uncertainty | None, tuple[str, ...]]:
+    """The uncertainty, or the reason why there is none: the first order vanishes if the sets are equal or constant."""
+    real, fake, distance, *variances = _measured(inputs)
+    rows = [x for x in (_rows(inputs.real), _rows(inputs.fake)) if x is not None]
+    if _rows(inputs.fake) is None:
+        return None, ("no uncertainty is known: the samples are given by their moments alone",)
+    delta = fake.mean - real.mean
+    whole = real.trace + fake.trace + float(delta @ delta)
+    varies = distance > EQUAL * whole and math.sqrt(sum(variances)) > NOTHING * whole
+    alike = "both sets are equal, or their features do not vary"
+    return known(error if varies else 0.0, over, 0, alike, min(map(len, rows)))
+
+
 def _too_few(n: int, d: int, what: str = "") -> tuple[str, ...]:
     if n <= d:
         return (f"{n} images{what} for {d} features: the covariance is singular, and the distance biased upwards",)
@@ -488,10 +504,10 @@ def _too_few(n: int, d: int, what: str = "") -> tuple[str, ...]:
 
 def _compute(inputs: Inputs) -> list[Value]:
     real, fake, distance, variance_real, variance_fake = _measured(inputs)
-    error = math.sqrt(variance_real / max(real.n, 1) + variance_fake / fake.n)
+    error = math.sqrt(variance_real / max(real.n, 1) + variance_fake / max(fake.n, 1))
     n = fake.n if _rows(inputs.real) is None else min(real.n, fake.n)
-    uncertainty = Uncertainty(error, "standard error", _over(inputs))
-    return [Value(distance, uncertainty, real.n, fake.n, warnings=_too_few(n, len(fake.mean)))]
+    uncertainty, unknown = _known(error, _over(inputs), inputs)
+    return [Value(distance, uncertainty, real.n, fake.n, warnings=(*_too_few(n, len(fake.mean)), *unknown))]
 
 
 def _compute_intra(inputs: Inputs) -> list[Value]:
@@ -508,11 +524,15 @@ def _compute_intra(inputs: Inputs) -> list[Value]:
         values[str(c)], v_real, v_fake = _distance_and_variances(_from_features(x), _from_features(y), x, y)
         variance += v_real / len(x) + v_fake / len(y)
     error = math.sqrt(variance) / len(classes)
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method), classes given")
     fewest = min(min(n) for n in counts.values())
     warnings = _too_few(fewest, real.shape[1], " in a class")
     mean = sum(values.values()) / len(values)
-    return [Value(mean, uncertainty, len(real), len(fake), details={"per_class": values}, warnings=warnings)]
+    over = "the samples of both sets (delta method), classes given"
+    alike = "in every class both sets are equal, or their features do not vary"
+    total_variance = sum(x.var(0, correction=0).sum(dtype=torch.float64).item() for x in (real, fake))
+    uncertainty, unknown = known(error if mean > EQUAL * total_variance else 0.0, over, mean, alike, fewest)
+    details = {"per_class": values}
+    return [Value(mean, uncertainty, len(real), len(fake), details=details, warnings=(*warnings, *unknown))]
 
 
 def subset_sizes(n: int) -> list[int]:
@@ -542,8 +562,11 @@ def _compute_inf(inputs: Inputs) -> list[Value]:
         share[drawn] += weight / size
     # To first order each distance is a mean of influences over its subset, so that the intercept weights each sample by
     # its share. This includes the overlap and the draw of the subsets.
-    error = math.sqrt(variance_real / max(real.n, 1) + variance_fake * share.square().sum().item())
-    uncertainty = Uncertainty(error, "standard error", _over(inputs).replace("method)", "method) and draw of subsets"))
+    first_order = variance_real / max(real.n, 1) + variance_fake * share.square().sum().item()
+    residuals = np.array(values) - np.polyval(np.polyfit(inverse, values, 1), inverse)
+    of_line = np.square(residuals).sum() / (len(sizes) - 2) * np.square(weights).sum()  # the error of an intercept
+    over = _over(inputs).replace("method)", "method) and draw of subsets")
+    uncertainty, unknown = _known(math.sqrt(max(first_order, of_line)), over, inputs)
     warnings = []
     if sizes[0] < INF_START:
         warnings.append(f"subsets from {sizes[0]:,} images, not {INF_START:,}: {n:,} images are few")
@@ -552,7 +575,7 @@ def _compute_inf(inputs: Inputs) -> list[Value]:
     slope = float(centred @ np.array(values) / np.square(centred).sum())
     details = {"sizes": sizes, "distances": values, "slope": slope}
     value = float(weights @ np.array(values))
-    return [Value(value, uncertainty, real.n, whole.n, details=details, warnings=tuple(warnings))]
+    return [Value(value, uncertainty, real.n, whole.n, details=details, warnings=(*warnings, *unknown))]
 
 
 def _protocol(num: int | None) -> Protocol:

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits
 
 SPLITS = 10
+ALIKE = "the classifier answers the same for all images"
 SHUFFLE_SEED = 2020  # torch-fidelity's seed; fixed by the protocol, so that one set of samples has one score
 
 
@@ -32,6 +33,22 @@ def divergences(logits: Tensor) -> Tensor:
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - p.mean(0, keepdim=True).log()), 0.0).sum(1)
+
+
+def score_and_error(logits: Tensor) -> tuple[float, float]:
+    """Return the score of N x K logits in one split, in [1, K], and its standard error over the samples; N at least 2.
+
+    The variance of the mean divergence has a first order, var(KL) / n, and a second order, tr(A A) / 2n^2, where
+    A = cov(p) / p(y) is at most 1 in each direction. The second order alone remains if all divergences are equal, for
+    instance if each sample is surely of one class, and the classes are equally frequent. tr(A) bounds it from above.
+    """
+    n = len(logits)
+    per_sample = divergences(logits)
+    p = logits.double().softmax(1)
+    mean = p.mean(0)
+    second = torch.where(mean > 0, p.var(0, correction=0) / mean, 0.0).sum().item() / (2 * n**2)
+    score = per_sample.mean().exp().item()
+    return score, score * math.sqrt(max(per_sample.var().item() / n, second))
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
@@ -55,22 +72,27 @@ def _compute(inputs: Inputs) -> list[Value]:
     logits = require_logits(inputs.fake)
     order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(len(logits)))
     scores = inception_score(logits[order])
-    spread = Uncertainty(scores.std(correction=0).item(), "standard deviation", f"{SPLITS} splits of the samples")
+    spread = scores.std(correction=0).item()
+    alike = "the splits have one score"
+    if len(logits) < 2 * SPLITS:
+        spread, alike = 0.0, "a split of one image has the score 1, whatever it shows"
+    over = f"{SPLITS} splits of the samples"
+    uncertainty, unknown = known(spread, over, 1, alike, kind="standard deviation")
     warnings: tuple[str, ...] = ()
     if len(logits) < 5_000:
         warnings = (f"{len(logits):,} images in {SPLITS} splits: biased downwards, comparable only at equal counts",)
-    return [Value(scores.mean().item(), spread, 0, len(logits), warnings=warnings)]
+    return [Value(scores.mean().item(), uncertainty, 0, len(logits), warnings=(*warnings, *unknown))]
 
 
 def _compute_1split(inputs: Inputs) -> list[Value]:
-    per_sample = divergences(require_logits(inputs.fake))
-    n = len(per_sample)
+    logits = require_logits(inputs.fake)
+    n = len(logits)
     if n < 2:
         raise Unavailable(f"a standard error over the samples needs at least 2 images, not {n}")
-    score = per_sample.mean().exp().item()
-    error = Uncertainty(score * per_sample.std().item() / math.sqrt(n), "standard error", "the samples (delta method)")
+    score, error = score_and_error(logits)
+    uncertainty, unknown = known(error, "the samples (delta method)", score, ALIKE, n)
     warnings = (f"{n:,} images: biased downwards, comparable only at equal counts",) if n < 5_000 else ()
-    return [Value(score, error, 0, n, warnings=warnings)]
+    return [Value(score, uncertainty, 0, n, warnings=(*warnings, *unknown))]
 
 
 PROTOCOLS = [

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features
 from ganbench.metrics.products import blas_product
 
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 2020
@@ -353,20 +353,24 @@ def _compute(inputs: Inputs) -> list[Value]:
     values, error_of_samples = _kernel_distance(real, fake)
     size, spread = min(SUBSET_SIZE, len(real), len(fake)), values.std(correction=0).item()
     error = math.hypot(error_of_samples, spread / math.sqrt(SUBSETS))
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (first order) and the draw of subsets")
+    over = "the samples of both sets (first order) and the draw of subsets"
+    value, n = values.mean().item(), min(len(real), len(fake))
+    uncertainty, unknown = known(error, over, value, "the features of both sets do not vary", n)
     details = {"subsets": SUBSETS, "subset_size": size, "std_over_subsets": spread}
     warnings = (f"subsets of {size} instead of {SUBSET_SIZE:,}",) if size < SUBSET_SIZE else ()
-    return [Value(values.mean().item(), uncertainty, len(real), len(fake), details=details, warnings=warnings)]
+    return [Value(value, uncertainty, len(real), len(fake), details=details, warnings=(*warnings, *unknown))]
 
 
 def _compute_rbf(inputs: Inputs) -> list[Value]:
     real, fake = require_features(inputs)
     value, error = _mmd_rbf(real, fake, SIGMA)
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (first order)")
+    alike = "both sets are equal, or the directions of their features do not vary"
+    n = min(len(real), len(fake))
+    uncertainty, unknown = known(error, "the samples of both sets (first order)", value, alike, n)
     details = {"sigma": SIGMA, "times_1000": value * 1000}
     unequal = f"{len(real):,} real and {len(fake):,} generated images: biased by their counts"
     warnings = (unequal,) if len(real) != len(fake) else ()
-    return [Value(value, uncertainty, len(real), len(fake), details=details, warnings=warnings)]
+    return [Value(value, uncertainty, len(real), len(fake), details=details, warnings=(*warnings, *unknown))]
 
 
 PROTOCOLS = [

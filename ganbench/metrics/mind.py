@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features
 from ganbench.metrics.sliced_wasserstein import potentials
 
 DIRECTIONS = 1000
@@ -73,9 +73,10 @@ def _compute(inputs: Inputs) -> list[Value]:
     value, error = monge_distance(x, y, directions)
     unequal = f"{len(real):,} real and {len(fake):,} generated images: {n:,} of each are used"
     warnings = (unequal,) if len(real) != len(fake) else ()
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (first order) and the directions")
+    over = "the samples of both sets (first order) and the directions"
+    uncertainty, unknown = known(error, over, value, "both sets are equal", n)
     details = {"directions": DIRECTIONS, "paired": n}
-    return [Value(value, uncertainty, len(real), len(fake), details=details, warnings=warnings)]
+    return [Value(value, uncertainty, len(real), len(fake), details=details, warnings=(*warnings, *unknown))]
 
 
 PROTOCOLS = [

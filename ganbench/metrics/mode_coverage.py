@@ -31,9 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
+from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Value, known, require_logits
 
 STACKED_SAMPLES, STACKED_MODES = 26_000, 1_000
+SURE = 0.01  # modes; a smaller error says that another set of samples has the same modes
 WITHIN = 3.0  # standard deviations
 BATCH = 4096  # stacked images at a time, to bound the memory; a multiple of the extractors' batches
 CHUNK = 2**22  # distances at a time, to bound the memory
@@ -198,9 +199,10 @@ def _class_counts(logits: Tensor) -> Tensor:
 
 def _modes_value(counts: Tensor) -> list[Value]:
     found, error = modes_found(counts)
-    uncertainty = Uncertainty(error, "standard error", "the samples (Chao's estimate)")
+    sure = "every mode has so many samples that others would find the same modes"
+    uncertainty, unknown = known(error if error > SURE else 0.0, "the samples (Chao's estimate)", 1, sure)
     details = {"of": len(counts), "share": found / len(counts)}
-    return [Value(found, uncertainty, 0, int(counts.sum()), details=details)]
+    return [Value(found, uncertainty, 0, int(counts.sum()), details=details, warnings=unknown)]
 
 
 def _compute_stacked(inputs: Inputs) -> list[Value]:
@@ -210,8 +212,8 @@ def _compute_stacked(inputs: Inputs) -> list[Value]:
 def _compute_stacked_kl(inputs: Inputs) -> list[Value]:
     counts = _stacked(inputs)
     value, error = kl_to_uniform(counts)
-    uncertainty = Uncertainty(error, "standard error", "the samples (delta method)")
-    return [Value(value, uncertainty, 0, int(counts.sum()), details={"modes": len(counts)})]
+    uncertainty, unknown = known(error, "the samples (delta method)", value, "all samples have one mode")
+    return [Value(value, uncertainty, 0, int(counts.sum()), details={"modes": len(counts)}, warnings=unknown)]
 
 
 def _compute_modes(inputs: Inputs) -> list[Value]:
@@ -221,10 +223,11 @@ def _compute_modes(inputs: Inputs) -> list[Value]:
 def _compute_class_kl(inputs: Inputs) -> list[Value]:
     real, fake = _class_counts(require_logits(inputs.real)), _class_counts(require_logits(inputs.fake))
     value, error = kl_divergence(real, fake)
-    uncertainty = Uncertainty(error, "standard error", "the samples of both sets (delta method)")
+    over, alike = "the samples of both sets (delta method)", "all images of both sets are put into one class"
+    uncertainty, unknown = known(error, over, value, alike)
     missing = [c for c in range(len(real)) if real[c] and not fake[c]]
     details = {"classes": len(real), "missing": missing[:100]}
-    return [Value(value, uncertainty, int(real.sum()), int(fake.sum()), details=details)]
+    return [Value(value, uncertainty, int(real.sum()), int(fake.sum()), details=details, warnings=unknown)]
 
 
 PROTOCOLS = [

@@ -27,13 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Value, known, require_labels
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
 PAIRS = 1000
 VARIANTS = ("shrunk-window", "cut-window")
 CACHED = 500_000  # pixels of the first images that are filtered together; more do not fit the processor's cache
+ROUNDING = 2e-5  # largest difference of two MS-SSIM that rounding can make
 SMALL = 0.01  # rounding changes a factor by at most 1e-6; if the factor is above SMALL, its root by less than 1e-5
 
 
@@ -203,6 +204,11 @@ def pairs_variance(values: Tensor, pairs: Pairs) -> float:
     return max(shared.item() / n**2, values.var().item() / n)
 
 
+def _alike(values: Tensor) -> bool:
+    """True if the values differ by rounding alone (see the module's docstring)."""
+    return bool(values.max() - values.min() <= ROUNDING)
+
+
 def _pairs_of_classes(inputs: Inputs) -> dict[int, Pairs]:
     """The pairs of `ms_ssim`."""
     return pairs_within_classes(require_labels(inputs.fake), PAIRS_PER_CLASS, inputs.generator)
@@ -218,26 +224,30 @@ def _pairs_of_all(inputs: Inputs) -> Pairs:
 
 def _within_classes(inputs: Inputs) -> list[Value]:
     images = inputs.fake.images
-    means, variance = {}, 0.0
+    means, variance, alike = {}, 0.0, True
     for c, pairs in _pairs_of_classes(inputs).items():
         values = over_pairs(images, pairs)
         means[str(c)] = values.mean().item()
         variance += pairs_variance(values, pairs)
+        alike = alike and _alike(values)
     classes = len(means)
     over = f"the samples and {PAIRS_PER_CLASS} pairs a class"
-    uncertainty = Uncertainty(math.sqrt(variance) / classes, "standard error", over)
+    fewest = int(require_labels(inputs.fake).unique(return_counts=True)[1].min())
+    error = 0.0 if alike else math.sqrt(variance) / classes
+    uncertainty, unknown = known(error, over, 1, "all pairs of a class are equally similar", fewest)
     per_class = {c: round(mean, 6) for c, mean in means.items()}
     details = {"variant": "shrunk-window", "pairs": PAIRS_PER_CLASS * classes, "per_class": per_class}
-    return [Value(sum(means.values()) / classes, uncertainty, 0, len(images), details=details)]
+    return [Value(sum(means.values()) / classes, uncertainty, 0, len(images), details=details, warnings=unknown)]
 
 
 def _over_all(inputs: Inputs) -> list[Value]:
     images, pairs = inputs.fake.images, _pairs_of_all(inputs)
     values = over_pairs(images, pairs)
-    error = math.sqrt(pairs_variance(values, pairs))
-    uncertainty = Uncertainty(error, "standard error", f"the samples and {PAIRS:,} pairs of them")
+    error = 0.0 if _alike(values) else math.sqrt(pairs_variance(values, pairs))
+    over = f"the samples and {PAIRS:,} pairs of them"
+    uncertainty, unknown = known(error, over, 1, "all pairs are equally similar", len(images))
     details = {"variant": "shrunk-window", "pairs": PAIRS}
-    return [Value(values.mean().item(), uncertainty, 0, len(images), details=details)]
+    return [Value(values.mean().item(), uncertainty, 0, len(images), details=details, warnings=unknown)]
 
 
 PROTOCOLS = [

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, known, require_labels
 from ganbench.metrics.discriminability import proportion
 
 MOST, LEAST = 10_000, 20
@@ -113,9 +113,10 @@ def _y_from_z(inputs: Inputs) -> list[Value]:
 def _z_from_y(inputs: Inputs) -> list[Value]:
     train_z, train_y, test_z, test_y = _train_and_test(inputs)
     value, error = z_from_y(train_z, train_y, test_z, test_y)
-    uncertainty = Uncertainty(error, "standard error", "the test images")
+    alike = "the label explains all of every latent, or nothing of it"
+    uncertainty, unknown = known(error, "the test images", 1, alike, len(test_y))
     details = {"train": len(train_y), "test": len(test_y)}
-    return [Value(value, uncertainty, len(train_y) + len(test_y), 0, details=details)]
+    return [Value(value, uncertainty, len(train_y) + len(test_y), 0, details=details, warnings=unknown)]
 
 
 _NEEDS = frozenset({"model.encode", "held_out.images", "held_out.labels"})

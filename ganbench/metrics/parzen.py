@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
 
 WINDOWS = 10_000
 VALIDATION = 1_000
@@ -130,10 +130,11 @@ def _compute(inputs: Inputs) -> list[Value]:
         )
     if sigma in (SIGMAS[0], SIGMAS[-1]):
         warnings.append(f"the best sigma, {sigma:.3g}, is at the end of the grid: a sigma outside may fit better")
-    uncertainty = Uncertainty(likelihood.std().item() / math.sqrt(len(test)), "standard error", "the test images")
+    value, error = likelihood.mean().item(), likelihood.std().item() / math.sqrt(len(test))
+    uncertainty, unknown = known(error, "the test images", value, "all test images have one density", len(test))
     details = {"sigma": sigma, "windows": len(fake), "validation_images": len(valid)}
     n_fake = len(windows)
-    return [Value(likelihood.mean().item(), uncertainty, len(test), n_fake, details=details, warnings=tuple(warnings))]
+    return [Value(value, uncertainty, len(test), n_fake, details=details, warnings=(*warnings, *unknown))]
 
 
 PROTOCOLS = [

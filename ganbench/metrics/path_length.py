@@ -31,7 +31,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
 
 PATHS = 10_000
 EPSILON = 1e-4
@@ -132,9 +132,10 @@ def _compute(inputs: Inputs, end: bool) -> list[Value]:
             f"the latent at steps of {EPSILON}"
         )
     warnings = (f"{rounding:.1%} of the value is rounding, because the step is so small",) if rounding > WARN else ()
-    uncertainty = Uncertainty(error, "standard error", f"{PATHS:,} paths (trimmed mean)")
+    alike = "all paths have one length"
+    uncertainty, unknown = known(error, f"{PATHS:,} paths (trimmed mean)", value, alike)
     details = {"paths": PATHS, "epsilon": EPSILON, "rounding": float(f"{rounding:.2g}")}
-    return [Value(value, uncertainty, 0, PATHS, details=details, warnings=warnings)]
+    return [Value(value, uncertainty, 0, PATHS, details=details, warnings=(*warnings, *unknown))]
 
 
 def _protocol(end: bool) -> Protocol:

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, known
 from ganbench.metrics.discriminability import proportion
 from ganbench.metrics.nn_transfer import train_and_test
 
@@ -195,9 +195,10 @@ def _few_labels(inputs: Inputs) -> list[Value]:
     classes = len(train_labels.unique())
     used = LABELS // classes * classes
     warnings = (f"{used:,} labels: {LABELS:,} cannot be divided by {classes} classes",) if used != LABELS else ()
-    uncertainty = Uncertainty(accuracies.std().item(), "standard deviation", f"{DRAWS} draws of labels")
+    over, alike = f"{DRAWS} draws of labels", "all draws of labels have one accuracy"
+    uncertainty, unknown = known(accuracies.std().item(), over, 1, alike, kind="standard deviation")
     details = {"train": used, "lambda": strength, "accuracies": [round(a, 6) for a in accuracies.tolist()]}
-    return [Value(accuracies.mean().item(), uncertainty, len(test), 0, details=details, warnings=warnings)]
+    return [Value(accuracies.mean().item(), uncertainty, len(test), 0, details=details, warnings=(*warnings, *unknown))]
 
 
 PROTOCOLS = [

@@ -12,12 +12,10 @@ The standard error is over the samples, by the delta method: to first order log 
 because p(y) minimises their sum.
 """
 
-import math
-
-import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits
+from ganbench.metrics.inception_score import ALIKE, score_and_error
 
 
 def realism(logits: Tensor) -> tuple[float, float]:
@@ -27,6 +25,7 @@ def realism(logits: Tensor) -> tuple[float, float]:
     Raises Unavailable for fewer than two samples.
     Source: Bao et al. (2017), Table 1.
 
+    >>> import torch
     >>> value, error = realism(torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0], [9.0, 0.0]]))
     >>> round(value, 2), round(error, 2)
     (1.63, 0.32)
@@ -34,18 +33,14 @@ def realism(logits: Tensor) -> tuple[float, float]:
     n = len(logits)
     if n < 2:
         raise Unavailable(f"a mean of predictions needs at least 2 images, not {n}")
-    log_p = logits.double().log_softmax(1)
-    p = log_p.exp()
-    divergences = torch.where(p > 0, p * (log_p - p.mean(0).log()), 0.0).sum(1)
-    score = divergences.mean().exp().item()
-    return score, score * divergences.std().item() / math.sqrt(n)
+    return score_and_error(logits)
 
 
 def _compute(inputs: Inputs) -> list[Value]:
     logits = require_logits(inputs.fake)
     value, error = realism(logits)
-    uncertainty = Uncertainty(error, "standard error", "the samples (delta method)")
-    return [Value(value, uncertainty, 0, len(logits))]
+    uncertainty, unknown = known(error, "the samples (delta method)", value, ALIKE, len(logits))
+    return [Value(value, uncertainty, 0, len(logits), warnings=unknown)]
 
 
 PROTOCOLS = [

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
 
 BATCH = 1000
 
@@ -67,8 +67,9 @@ def _protocol(stem: str, formula: Callable[[Tensor, Tensor], Tensor], what: str)
         values = torch.cat(errors)
         if not torch.isfinite(values).all():
             raise Unavailable("some reconstructions are not finite: the model is broken")
-        uncertainty = Uncertainty(values.std().item() / math.sqrt(n), "standard error", "the held-out images")
-        return [Value(values.mean().item(), uncertainty, n, 0, details={"unit": "pixels in [-1, 1]"})]
+        value, error = values.mean().item(), values.std().item() / math.sqrt(n)
+        uncertainty, unknown = known(error, "the held-out images", value, "all images have one error", n)
+        return [Value(value, uncertainty, n, 0, details={"unit": "pixels in [-1, 1]"}, warnings=unknown)]
 
     return Protocol(
         stem=stem,

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, pixels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, pixels
 from ganbench.metrics.products import blas_product
 
 PATCH, PATCHES, REPEATS, DIRECTIONS = 7, 128, 4, 128
@@ -232,8 +232,9 @@ def _value(
     warnings: tuple[str, ...],
     details: dict[str, object] | None = None,
 ) -> Value:
-    over = Uncertainty(error, "standard error", "the images of both sets (first order) and the directions")
-    return Value(value, over, *counts, suffix=suffix, details=details or {}, warnings=warnings)
+    over = "the images of both sets (first order) and the directions"
+    uncertainty, unknown = known(error, over, value, "the patches of both sets are equal", min(counts))
+    return Value(value, uncertainty, *counts, suffix=suffix, details=details or {}, warnings=(*warnings, *unknown))
 
 
 PROTOCOLS = [

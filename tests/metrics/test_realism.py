@@ -30,8 +30,13 @@ def test_realism_equals_the_inception_score_of_one_split_and_the_definition():
 
 def test_the_range_is_1_to_the_number_of_classes():
     assert score(draw(1).repeat(50, 1))[0] == pytest.approx(1, abs=1e-12)
-    sure = 1e4 * torch.nn.functional.one_hot(torch.arange(60) % 6, 6).float()
-    assert score(sure) == (pytest.approx(6, rel=1e-12), pytest.approx(0, abs=1e-12))
+    sure = 1e4 * torch.eye(6)
+    value, error = score(sure[torch.arange(60) % 6])
+    assert value == pytest.approx(6, rel=1e-12)
+    # Equal divergences: the error is that of the classes' frequencies, the second order.
+    g = torch.Generator().manual_seed(0)
+    values = [score(sure[torch.randint(6, (60,), generator=g)])[0] for _ in range(400)]
+    assert error == pytest.approx(np.std(values), rel=0.15)
 
 
 def test_the_standard_error_equals_the_standard_deviation_over_new_samples():
