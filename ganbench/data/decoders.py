@@ -25,7 +25,7 @@ from ganbench.data.decoding import Array, Decoding, File, decode_all
 
 VARIABLE = "GANBENCH_WORKERS"
 MOST = 256  # processes
-CHUNK_BYTES, CHUNK_FILES = 8 << 20, 128  # of pixels and images that one task decodes at most
+CHUNK_BYTES, CHUNK_FILES = 4 << 20, 128  # of pixels and images that one task decodes at most
 AHEAD = 2  # chunks that each worker may be ahead of the reader
 
 

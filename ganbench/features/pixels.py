@@ -20,7 +20,7 @@ class Pixels(FeatureExtractor):
             raise UserError(f"--weights pixels={weights}: the extractor 'pixels' has no weights. Leave the option out.")
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
-        return 4096
+        return max(16, min(4096, (1 << 24) // shape[1:].numel()))
 
     def forward(self, images: Tensor) -> Features:
         return Features(images.flatten(1).float() / 255.0)

@@ -87,7 +87,8 @@ class SmallCNN(FeatureExtractor):
         self.head = nn.Linear(128, len(classes))
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
-        return 128 if device.type == "cpu" else 4096
+        pixels = shape[-1] * shape[-2]
+        return max(8, min(128, (1 << 19) // pixels)) if device.type == "cpu" else max(64, min(4096, (1 << 24) // pixels))
 
     def forward(self, images: Tensor) -> Features:
         x = to_float(images)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from support import TINY, process, save_tiny, tiny_dcgan, write_png, write_recipe
 
-from ganbench import __version__, cli
+from ganbench import __version__, cli, recipes
 from ganbench.base import registry
 from ganbench.cli.list_ import METRIC_NAMES
 from ganbench.data import sources
@@ -446,7 +446,8 @@ def test_every_format_holds_the_same_cells(ganbench):
 
 def test_a_table_shows_results_once_there_are_some(ganbench, place, monkeypatch):
     path = write_recipe(place)
-    monkeypatch.setattr("ganbench.recipes.available", lambda: {"tiny": path})
+    only = recipes.Installed({"tiny": recipes.read(path)}, {}, [])
+    monkeypatch.setattr("ganbench.recipes.installed", lambda: only)
     assert "not run" in ganbench("table", "--out", "out").out
     printed = ganbench("reproduce", path, "--out", "out").out
     assert ganbench("table", "--out", "out").out == printed
