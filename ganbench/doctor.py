@@ -162,7 +162,10 @@ def _kept(folder: Path) -> str:
 
 def _decoded(folder: Path) -> str:
     """The line about decoded training images."""
-    entries = decoded.stored()
+    try:
+        entries = decoded.stored()
+    except OSError as error:
+        return f"decoded training images: {folder} cannot be looked at ({error.strerror})"
     size = memory.in_words(sum(entry.size for entry in entries))
     return f"decoded training images: {len(entries)} files, {size} in {folder} (`ganbench doctor --clean` removes them)"
 
@@ -170,14 +173,15 @@ def _decoded(folder: Path) -> str:
 def removable(features: bool) -> list[Stored]:
     """Return what `--clean` lists: decoded training images, what killed processes left of such, and cached features.
 
-    features: list the features too, as one entry. Raises UserError if there is no data folder.
+    features: list the features too, as one entry. Raises UserError if the data folder cannot be looked at.
     """
-    entries, of_features = decoded.stored(), []
-    if features:
-        with contextlib.suppress(OSError):
-            of_features = sorted((data_root() / "features").glob("*.safetensors"))
-    if of_features:
+    try:
+        entries = decoded.stored()
+        of_features = sorted((data_root() / "features").glob("*.safetensors")) if features else []
         states = [path.stat() for path in of_features]
+    except OSError as error:
+        raise UserError(f"cannot look into {data_root()}: {error.strerror}. Change its mode.") from error
+    if states:
         size, used = sum(state.st_size for state in states), max(state.st_mtime for state in states)
         entries.append(Stored(tuple(of_features), size, used, f"features of images, {len(states)} files", ""))
     return entries

@@ -54,10 +54,10 @@ def batches(
     taken = _taken(images, data.labels, train, seed, start, stop, share)
     if images.device.type != device.type or is_mapped(images):  # a batch may have to wait for the disk
         taken = _ahead(taken, pinned=device.type == "cuda")
-    for x, y, step, u in taken:
-        x, y, u = (t if t is None else t.to(device, non_blocking=True) for t in (x, y, u))
+    for item in taken:
+        x, y, u = (t if t is None else t.to(device, non_blocking=True) for t in (item.x, item.y, item.u))
         assert x is not None
-        yield Batch(to_float(x), y, step, None if u is None else to_float(u))
+        yield Batch(to_float(x), y, item.step, None if u is None else to_float(u))
 
 
 class _Taken(NamedTuple):

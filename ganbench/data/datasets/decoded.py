@@ -65,7 +65,7 @@ class Decoded(Dataset):
     of_files: tuple[str, str] = ("", "")  # fingerprint and its kind
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """The fingerprint of the data set that was decoded."""
         return self.of_files[0]
 
@@ -120,14 +120,14 @@ class Stored(NamedTuple):
 
 
 def stored() -> list[Stored]:
-    """Return everything that this module has put into the data folder."""
+    """Return everything that this module has put into the data folder. Raises OSError if that may not be read."""
     folder = data_root() / FOLDER
     found = []
     for path in sorted(p for pattern in ("*.u8", ".*.part") for p in folder.glob(pattern)):
         whole = path.suffix == ".u8"
-        others = (path.with_suffix(".json") if whole else path.with_suffix(".record"),)
+        others = [path.with_suffix(".json" if whole else ".record")]
         if not whole and not (of_it := folder / f"{path.stem[1:]}.u8").exists():
-            others += (of_it.with_suffix(".json"),)  # written, but the file was not renamed before the kill
+            others.append(of_it.with_suffix(".json"))  # written, but the file was not renamed before the kill
         with contextlib.suppress(OSError):  # it was removed in this moment
             state = path.stat()
             used, size = state.st_mtime, state.st_size
