@@ -2,6 +2,7 @@
 # make test         lint, types and tests
 # make test-torch VERSION=2.6.0   the tests on another torch, in a .venv of its own
 # Each makes .venv and installs into it when pyproject.toml is newer; after that neither touches the network.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU-only wheels of torch, a tenth of those for CUDA.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +13,8 @@ STAMP := $(VENV)/.installed
 
 quickstart: $(STAMP)
 	$(BIN)/ganbench reproduce dcgan-digits --offline --out quickstart
+	@echo "The command is $(BIN)/ganbench; it is called ganbench after: . $(BIN)/activate"
+	@echo "What this machine has, and what is missing: $(BIN)/ganbench doctor"
 
 test: lint types
 	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -55,9 +58,13 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ganbench needs Python 3.10 or later: make PYTHON=python3.11 ...")'
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(VENV) && \
+	  { [ -z "$(TORCH_INDEX)" ] || \
+	    VIRTUAL_ENV=$(VENV) uv pip install --quiet torch torchvision --index-url "$(TORCH_INDEX)"; } && \
 	  VIRTUAL_ENV=$(VENV) uv pip install --quiet --editable '.[dev]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
+	  { [ -z "$(TORCH_INDEX)" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    torch torchvision --index-url "$(TORCH_INDEX)"; } && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
 	fi
 	@touch $(STAMP)

@@ -68,7 +68,8 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint's samples, or any images; exit 1 if a metric of --metrics cannot be.
 
-    Under torchrun the processes share the extraction of features: torchrun --nproc-per-node 2 -m ganbench evaluate ...
+    Under torchrun the processes share the extraction of features: torchrun --nproc-per-node 2 -m -- ganbench evaluate
+    ...
     """
     ckpt, images, model = options["ckpt"], options["images"], options["model"]
     if (ckpt is not None and images is not None) or (ckpt is None and images is None and options["reference"] is None):

@@ -95,7 +95,7 @@ def _report(reason: str, say: Callable[[str], None]) -> None:
 class _Pipe(io.FileIO):
     """Standard output or error, whose reader may go, as `head` does: the command goes on to its files and exit code."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

@@ -41,8 +41,8 @@ CLASSES = WholeNumber(1, 10**6)
 JOBS = WholeNumber(1, 10_000)
 PRIORS = ("normal", "uniform", "uniform_0_1", "unit")  # names as in data.sources.generators, which is heavy to import
 SOURCES = (
-    "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable, or a generator in FILE.onnx or FILE.pt "
-    "(TorchScript: loading it runs the code in it)"
+    "a folder, FILE.zip, FILE.npz, NAME[:split], module:callable (modules of the current folder come first), or a "
+    "generator in FILE.onnx or FILE.pt (TorchScript: loading it runs the code in it)"
 )
 MOST_NUMBERS = 10_000  # in one option
 

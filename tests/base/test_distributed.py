@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import process, write_recipe
+from support import ROOT, process, write_recipe
 
 from ganbench.base import distributed
 
@@ -274,3 +275,11 @@ def test_reproduce_under_torchrun_writes_one_result_and_prints_it_once(place):
     assert [r["training"]["processes"] for r in results] == [1, 2]
     values = [[m["value"] for m in r["measurements"]] for r in results]
     assert values[1] == pytest.approx(values[0], rel=1e-2)  # rounding errors of six steps
+
+
+def test_every_command_line_of_torchrun_that_is_shown_has_the_form_that_works():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "ganbench").rglob("*.py")]
+    shown = [line for page in pages for line in re.findall(r"torchrun\s+--nproc[^`]*?ganbench", page.read_text())]
+    assert len(shown) >= 3
+    for line in shown:
+        assert re.search(r"-m -- ganbench$", line), line
