@@ -66,7 +66,8 @@ class MomentSink:
         self.step = -(-n // MOST)
         self.next = start
         self.moments = MomentsAccumulator()
-        self.some: list[Tensor] = []
+        self.some = torch.empty(0)  # allocated once: small pieces between large ones would tear the heap to pieces
+        self.kept = 0
 
     @property
     def done(self) -> int:
@@ -75,21 +76,28 @@ class MomentSink:
     def take(self, out: Features) -> None:
         """Keep the moments of one batch."""
         self.moments.update(out.features)
-        self.some.append(out.features[-self.next % self.step :: self.step].clone())
+        self._keep(out.features[-self.next % self.step :: self.step])
         self.next += len(out.features)
+
+    def _keep(self, rows: Tensor) -> None:
+        if not len(self.some):
+            self.some = torch.empty(MOST, rows.shape[1])
+        self.some[self.kept : self.kept + len(rows)] = rows
+        self.kept += len(rows)
 
     def piece(self) -> dict[str, Tensor]:
         """All that is kept so far."""
-        return {"some": torch.cat(self.some), **self.moments.state()} if self.done else {}
+        return {"some": self.some[: self.kept], **self.moments.state()} if self.done else {}
 
     def go_on(self, piece: dict[str, Tensor]) -> None:
         """Go on from a piece."""
         self.moments = MomentsAccumulator.from_state({k: v for k, v in piece.items() if k != "some"})
-        self.some, self.next = [piece["some"]], self.next + self.done
+        self.next += self.done
+        self._keep(piece["some"])
 
     def gathered(self) -> dict[str, dict[str, Tensor]]:
         """Moments and some rows of the images of all processes, under the names of `Side.kept`."""
-        some = torch.cat(self.some) if self.some else torch.empty(0)
+        some = self.some[: self.kept]
         if distributed.world_size() > 1:
             some = distributed.all_gather(some)
             states = distributed.gather_objects(self.moments.state())
