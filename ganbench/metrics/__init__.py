@@ -28,6 +28,7 @@ from ganbench.metrics.discriminability import accuracy
 from ganbench.metrics.frechet import (
     Moments,
     MomentsAccumulator,
+    check_moments,
     frechet_distance,
     frechet_distance_from_moments,
     frechet_standard_error,
@@ -64,6 +65,7 @@ __all__ = [
     "Value",
     "accuracy",
     "authenticity",
+    "check_moments",
     "choose_sigma",
     "cluster_error",
     "convergence_measure",

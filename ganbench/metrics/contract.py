@@ -285,16 +285,93 @@ def require_logits(side: Side) -> Tensor:
 
 
 def require_labels(side: Side) -> Tensor:
-    """Return the labels of one set: int64 N.
+    """Return the labels of one set: int64 N, none below 0.
 
-    Raises Unavailable if the images have no labels.
+    Raises Unavailable if some images have no labels.
 
     >>> require_labels(Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels=torch.tensor([3, 7])))
     tensor([3, 7])
     """
     if side.labels is None:
         raise Unavailable("the images have no labels")
+    if negative := int((side.labels < 0).sum()):
+        raise Unavailable(f"the metric needs a label for every image, and {negative:,} are below 0")
     return side.labels
+
+
+SURE = 1e-3  # probability below which labels are not taken for those of more classes
+
+
+def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Return the labels of one set, int64 N, if they mean the classes of a classifier.
+
+    logits: the classifier's answers, M x K. names: its classes, or () if unknown.
+    Raises Unavailable if there are no labels, or unless there are as many classes and, where both are named, under the
+    same names. Unnamed labels of fewer classes are refused if they would hardly leave out so many classes by chance.
+
+    >>> side = Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([1, 0]), classes=("cat", "hot dog"))
+    >>> require_classes(side, torch.zeros(2, 2), ("Cat", "hot_dog"))
+    tensor([1, 0])
+    """
+    labels, known_classes = require_labels(side), logits.shape[1]
+    if unknown := [c for c in labels.unique().tolist() if c >= known_classes]:
+        raise Unavailable(f"label {unknown[-1]} is not one of the extractor's {known_classes} classes")
+    if side.classes and len(side.classes) != known_classes:
+        raise Unavailable(f"the images have {len(side.classes)} classes, and the extractor has {known_classes}")
+    require_same_names(side.classes, names, "the images", "the extractor")
+    used = int(labels.max()) + 1 if len(labels) else known_classes
+    if not side.classes and (used / known_classes) ** len(labels) < SURE:
+        raise Unavailable(f"the labels are those of {used} classes, and the extractor has {known_classes}")
+    return labels
+
+
+def require_same_names(a: tuple[str, ...], b: tuple[str, ...], of_a: str, of_b: str) -> None:
+    """Raise Unavailable if two sets of classes have other names; capitals, spaces, - and _ do not count.
+
+    a, b: names in the order of the labels, or () if unknown. of_a, of_b: whose they are.
+
+    >>> require_same_names(("T-shirt", "top"), ("t_shirt", "Top"), "the images", "the reference")
+    """
+    if not a or not b:
+        return
+    if len(a) != len(b):
+        raise Unavailable(f"{of_a} have {len(a)} classes and {of_b} {len(b)}")
+    plain = str.maketrans("", "", " -_")
+    for label, (x, y) in enumerate(zip(a, b, strict=True)):
+        if x.casefold().translate(plain) != y.casefold().translate(plain):
+            raise Unavailable(f"the classes differ: label {label} is '{x}' in {of_a} and '{y}' in {of_b}")
+
+
+def compare_labels(train: Side, test: Side, of_train: str, of_test: str, refuse: bool = False) -> tuple[str, ...]:
+    """Return warnings about classes that only one of two sets has.
+
+    refuse: a test class without a training image makes the value meaningless. It does not if training images are
+    generated, because leaving out a class is a fault of the generator.
+    Raises Unavailable if there are no labels, if the names of classes differ, or if the sets have no class in common.
+
+    >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    >>> a, b = Side(images, torch.tensor([0, 1])), Side(images, torch.tensor([1, 2]))
+    >>> compare_labels(a, b, "the samples", "the test images")
+    ('1 of the test classes have no training image: 2', '1 of the training classes have no test image: 0')
+    """
+    require_same_names(train.classes, test.classes, of_train, of_test)
+    seen, asked = (set(require_labels(side).tolist()) for side in (train, test))
+    if not seen & asked:
+        if not seen or not asked:
+            return ()
+        raise Unavailable(f"no class in common: labels {_some(seen)} of {of_train}, and {_some(asked)} of {of_test}")
+    warnings = []
+    if unseen := asked - seen:
+        if refuse:
+            raise Unavailable(f"{of_train} have no image of {len(unseen)} classes of {of_test}: {_some(unseen)}")
+        warnings.append(f"{len(unseen)} of the test classes have no training image: {_some(unseen)}")
+    if untested := seen - asked:
+        warnings.append(f"{len(untested)} of the training classes have no test image: {_some(untested)}")
+    return tuple(warnings)
+
+
+def _some(labels: set[int]) -> str:
+    return ", ".join(map(str, sorted(labels)[:5])) + (", ..." if len(labels) > 5 else "")
 
 
 def pixels(side: Side) -> Tensor:

@@ -39,6 +39,7 @@ from ganbench.metrics.contract import (
     Uncertainty,
     Value,
     known,
+    require_classes,
     require_labels,
     require_logits,
 )
@@ -122,20 +123,13 @@ def correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
     return r, (math.tanh(z + error) - math.tanh(z - error)) / 2
 
 
-def _require_known(labels: Tensor, classes: int) -> None:
-    """Raise Unavailable if a label is not one of the extractor's classes."""
-    if unknown := [c for c in labels.unique().tolist() if not 0 <= c < classes]:
-        raise Unavailable(f"label {unknown[-1]} is not one of the extractor's {classes} classes")
-
-
 def _rounded(per_class: dict[int, float]) -> dict[str, float]:
     return {str(c): round(value, 6) for c, value in per_class.items()}
 
 
 def _compute(inputs: Inputs) -> list[Value]:
-    fake, labels = inputs.fake, require_labels(inputs.fake)
-    native = require_logits(fake)
-    _require_known(labels, native.shape[1])
+    fake, native = inputs.fake, require_logits(inputs.fake)
+    labels = require_classes(fake, native, inputs.classes_of_logits)
     values = []
     for suffix, logits in (("", native), *((f"@{r}", fake.logits_at[r]) for r in fake.logits_at)):
         value, error = accuracy(logits, labels)
@@ -146,9 +140,8 @@ def _compute(inputs: Inputs) -> list[Value]:
 
 
 def _gaining_classes(inputs: Inputs) -> list[Value]:
-    fake, labels = inputs.fake, require_labels(inputs.fake)
-    native = require_logits(fake)
-    _require_known(labels, native.shape[1])
+    fake, native = inputs.fake, require_logits(inputs.fake)
+    labels = require_classes(fake, native, inputs.classes_of_logits)
     if not fake.logits_at:
         raise Unavailable("there are no logits of reduced images: a gain needs a lower resolution")
     at_native = class_accuracy(native, labels)
@@ -194,8 +187,8 @@ def _pairs_of_fake(inputs: Inputs) -> dict[int, Pairs]:
 
 
 def _correlation(inputs: Inputs) -> list[Value]:
-    labels, logits = require_labels(inputs.fake), require_logits(inputs.fake)
-    _require_known(labels, logits.shape[1])
+    logits = require_logits(inputs.fake)
+    labels = require_classes(inputs.fake, logits, inputs.classes_of_logits)
     accuracies = class_accuracy(logits, labels)
     if len(accuracies) < 4:
         raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(accuracies)}")

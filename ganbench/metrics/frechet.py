@@ -55,6 +55,7 @@ from ganbench.metrics.contract import (
     known,
     require_features,
     require_labels,
+    require_same_names,
 )
 from ganbench.metrics.products import blas_product
 
@@ -65,6 +66,7 @@ CHUNK = 2048  # rows at a time, to bound the memory
 MOST = 5_000  # rows for the variance of the influence: the error of a standard error is 1 / sqrt(2 * 5,000) = 1 %
 SMALL = 512  # up to this number of features float64 and direct singular values cost little
 EQUAL = 1e-10  # share of the total variance; a smaller distance is rounding
+INDEFINITE = 1e-5  # share of the largest eigenvalue; a negative one below it is no rounding (see `check_moments`)
 LOSS = 1e-8  # relative error of the distance that is accepted from squared singular values
 INF_POINTS, INF_START = 15, 5000
 
@@ -207,6 +209,51 @@ def moments(features: Tensor) -> Moments:
     return accumulator.moments()
 
 
+def check_moments(mean: Any, cov: Any, n: int = 0) -> Moments:
+    """Return a mean and a covariance as float64 moments, if they can be those of n samples.
+
+    mean: d. cov: d x d. n: number of samples, or 0 if it is unknown.
+    Raises ValueError unless the shapes fit, all values are finite, n is 0 or at least 2, and the covariance is
+    symmetric without a negative eigenvalue. An eigenvalue may be as low as -1e-5 of the largest, and two mirrored
+    entries may differ by 1e-5 of the largest variance: rounding to float32 changes eigenvalues by at most 2^-24 d^(1/2)
+    of the largest (3e-6 for d = 2,048), sums in float32 by a few times that, and a wrong matrix by far more.
+
+    >>> check_moments([0.0, 1.0], [[2.0, 0.0], [0.0, 1.0]], n=10).mean
+    tensor([0., 1.], dtype=torch.float64)
+    """
+    try:
+        mean, cov = (torch.as_tensor(x).detach().cpu().to(torch.float64) for x in (mean, cov))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"mean and covariance must be arrays of numbers: {error}") from error
+    _checked(Moments(n, mean, cov))
+    return Moments(int(n), mean, cov if torch.equal(cov, cov.T) else (cov + cov.T) / 2)
+
+
+def _checked(m: Moments) -> "_Gaussian":
+    """The Gaussian of moments. Raises ValueError as `check_moments` says."""
+    mean, cov = m.mean, m.cov
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not len(mean):
+        shapes = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
+        raise ValueError(f"mean and covariance must have the shapes (d,) and (d, d), not {shapes}")
+    if isinstance(m.n, bool) or int(m.n) != m.n or m.n < 0 or m.n == 1:
+        raise ValueError(f"moments must be those of at least 2 samples, or of 0 for an unknown number, not of {m.n}")
+    if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
+        raise ValueError("mean and covariance must be finite")
+    largest = cov.diagonal().abs().max().item()
+    if (apart := (cov - cov.T).abs().max().item()) > INDEFINITE * largest:
+        raise ValueError(f"a covariance must be symmetric, and two mirrored entries differ by {apart:.2g}")
+    gaussian = _from_moments(m)
+    assert gaussian.cov is not None
+    if _cholesky(gaussian.cov) is None:
+        values = gaussian.spectrum[0]
+        if values[0] < -INDEFINITE * max(values[-1], 0.0):
+            raise ValueError(
+                f"a covariance has no negative eigenvalue, and this matrix has {values[0]:.2g} "
+                f"(its largest is {values[-1]:.2g})"
+            )
+    return gaussian
+
+
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return the squared Fréchet distance of two sets of features, in [0, inf).
 
@@ -225,13 +272,17 @@ def frechet_distance_from_moments(real: Moments, fake: Moments) -> float:
     """Return the squared Fréchet distance of two Gaussians, in [0, inf); their covariances may be singular.
 
     real, fake: moments with mean d and covariance d x d.
+    Raises ValueError if they cannot be moments (see `check_moments`) or if d differs.
     Source: Heusel et al. (2017), Equation 6.
 
     >>> real = Moments(0, torch.zeros(2), torch.eye(2))
     >>> round(frechet_distance_from_moments(real, Moments(0, torch.ones(2), 4 * torch.eye(2))), 6)
     4.0
     """
-    return _distance(_from_moments(real), _from_moments(fake))
+    a, b = _checked(real), _checked(fake)
+    if len(a.mean) != len(b.mean):
+        raise ValueError(f"moments of {len(a.mean)} real and of {len(b.mean)} generated features cannot be compared")
+    return _distance(a, b)
 
 
 def frechet_distance_and_error(real: Tensor, fake: Tensor) -> tuple[float, float]:
@@ -277,10 +328,17 @@ class _Gaussian:
         assert self.cov is not None
         if (factor := _cholesky(self.cov)) is not None:
             return factor
-        values, vectors = np.linalg.eigh(self.cov)
+        values, vectors = self.spectrum
         kept = values > len(values) * np.finfo(float).eps * max(values[-1], 0.0)
         root: Array = np.sqrt(values[kept])[:, None] * vectors[:, kept].T
         return root
+
+    @cached_property
+    def spectrum(self) -> tuple[Array, Array]:
+        """Eigenvalues, ascending, and eigenvectors of the covariance."""
+        assert self.cov is not None
+        values, vectors = np.linalg.eigh(self.cov)
+        return values, vectors
 
     @cached_property
     def trace(self) -> float:
@@ -513,6 +571,7 @@ def _compute(inputs: Inputs) -> list[Value]:
 def _compute_intra(inputs: Inputs) -> list[Value]:
     real, fake = require_features(inputs)
     labels_real, labels_fake = require_labels(inputs.real), require_labels(inputs.fake)
+    require_same_names(inputs.fake.classes, inputs.real.classes, "the samples", "the reference")
     classes = torch.cat([labels_real, labels_fake]).unique().tolist()
     counts = {c: (int((labels_real == c).sum()), int((labels_fake == c).sum())) for c in classes}
     for c, (n, m) in counts.items():

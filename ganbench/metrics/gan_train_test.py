@@ -20,7 +20,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Side, Unavailable, Uncertainty, Value, pixels, require_labels
+from ganbench.metrics.contract import (
+    Inputs,
+    Protocol,
+    Side,
+    Unavailable,
+    Uncertainty,
+    Value,
+    compare_labels,
+    pixels,
+    require_labels,
+)
 from ganbench.metrics.discriminability import accuracy
 
 Fit = Callable[[Tensor, Tensor], Callable[[Any], Tensor]]
@@ -34,7 +44,7 @@ def train(fit: Fit | None, side: Side) -> Callable[[Any], Tensor]:
     labels = require_labels(side)
     if fit is None:
         raise Unavailable("there is no classifier to train")
-    if len(labels) == 0 or labels.min() < 0:
+    if len(labels) == 0:
         raise Unavailable("a classifier needs a label for every image")
     try:
         return fit(pixels(side), labels)
@@ -42,29 +52,26 @@ def train(fit: Fit | None, side: Side) -> Callable[[Any], Tensor]:
         raise Unavailable(f"the classifier needs other images: {error}") from error
 
 
-def _value(predict: Callable[[Any], Tensor], on: Side, n_real: int, n_fake: int, over: str, seen: Tensor) -> Value:
-    """Accuracy on a labelled set, with a warning about classes that are missing from the training labels `seen`."""
-    labels = require_labels(on)
-    value, error = accuracy(predict(on.images), labels)
-    unseen = sorted(set(labels.tolist()) - set(seen.tolist()))
-    some = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
-    warnings = (f"{len(unseen)} of the test classes have no training image: {some}",) if unseen else ()
+def _value(
+    predict: Callable[[Any], Tensor], on: Side, n_real: int, n_fake: int, over: str, warnings: tuple[str, ...]
+) -> Value:
+    """Accuracy on a labelled set."""
+    value, error = accuracy(predict(on.images), require_labels(on))
     return Value(value, Uncertainty(error, "standard error", over), n_real, n_fake, warnings=warnings)
 
 
 def _gan_train(inputs: Inputs) -> list[Value]:
-    seen = require_labels(inputs.fake)
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
-    test = require_labels(inputs.held_out)
-    predict = train(inputs.fit, inputs.fake)
-    return [_value(predict, inputs.held_out, len(test), len(seen), "the test images (binomial)", seen)]
+    warnings = compare_labels(inputs.fake, inputs.held_out, "the samples", "the test images")
+    predict, n, m = train(inputs.fit, inputs.fake), len(inputs.held_out), len(inputs.fake)
+    return [_value(predict, inputs.held_out, n, m, "the test images (binomial)", warnings)]
 
 
 def _gan_test(inputs: Inputs) -> list[Value]:
-    labels, seen = require_labels(inputs.fake), require_labels(inputs.real)
+    warnings = compare_labels(inputs.real, inputs.fake, "the reference", "the samples", refuse=True)
     predict = inputs.share("classifier of the reference", lambda: train(inputs.fit, inputs.real))
-    return [_value(predict, inputs.fake, len(seen), len(labels), "the samples (binomial)", seen)]
+    return [_value(predict, inputs.fake, len(inputs.real), len(inputs.fake), "the samples (binomial)", warnings)]
 
 
 PROTOCOLS = [

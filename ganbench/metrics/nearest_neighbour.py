@@ -16,7 +16,16 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, pixels, require_labels
+from ganbench.metrics.contract import (
+    Inputs,
+    Protocol,
+    Unavailable,
+    Uncertainty,
+    Value,
+    compare_labels,
+    pixels,
+    require_labels,
+)
 from ganbench.metrics.distances import Rows, distinct, exact, mean, tile, usual
 from ganbench.metrics.products import keeps_digits, product
 
@@ -160,6 +169,7 @@ def _compute(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
     labels, truth = require_labels(inputs.fake), require_labels(inputs.held_out)
+    warnings = compare_labels(inputs.fake, inputs.held_out, "the samples", "the test images")
     train, test = pixels(inputs.fake), pixels(inputs.held_out)
     if train.shape[1:] != test.shape[1:]:
         raise Unavailable("generated and real images differ in size")
@@ -167,7 +177,7 @@ def _compute(inputs: Inputs) -> list[Value]:
     value, n = wrong.double().mean().item(), len(wrong)
     p = (int(wrong.sum()) + 2) / (n + 4)
     uncertainty = Uncertainty(math.sqrt(p * (1 - p) / (n + 4)), "standard error", "the test images (binomial)")
-    return [Value(value, uncertainty, n, len(train))]
+    return [Value(value, uncertainty, n, len(train), warnings=warnings)]
 
 
 PROTOCOLS = [

@@ -20,6 +20,7 @@ from ganbench.metrics.contract import (
     Unavailable,
     Uncertainty,
     Value,
+    compare_labels,
     features_of,
     require_labels,
 )
@@ -48,12 +49,13 @@ def train_and_test(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return features and labels of the reference (training set), and of the held-out images (test set).
 
     Features are float32 N x d and M x d, labels int64 N and M.
-    Raises Unavailable if any of them is missing or not finite, or if d differs.
+    Raises Unavailable if any of them is missing or not finite, if d differs, or if a test class has no training image.
     """
     held_out = require_held_out(inputs)
     train, test = features_of(inputs.real), features_of(held_out)
     if train.shape[1] != test.shape[1]:
         raise Unavailable(f"{train.shape[1]} features of training images and {test.shape[1]} of test images")
+    compare_labels(inputs.real, held_out, "the reference", "the test images", refuse=True)
     return train, require_labels(inputs.real), test, require_labels(held_out)
 
 

@@ -51,6 +51,9 @@ def _compute(inputs: Inputs) -> list[Value]:
     if inputs.held_out is None:
         raise Unavailable("there are no real images beside the reference to test on")
     labels, logits = require_labels(inputs.held_out), own_answers(inputs)
+    own, theirs = 0 if inputs.model is None else inputs.model.num_classes, len(inputs.held_out.classes)
+    if own and theirs and own != theirs:
+        raise Unavailable(f"the held-out images have {theirs} classes, and the model has {own}")
     if int(labels.max()) >= logits.shape[1]:
         raise Unavailable(f"label {int(labels.max())} is not one of the model's {logits.shape[1]} classes")
     value, error = test_error(logits, labels)

@@ -14,6 +14,7 @@ from ganbench.metrics import Inputs, Side, Unavailable, frechet
 from ganbench.metrics.frechet import (
     Moments,
     MomentsAccumulator,
+    check_moments,
     frechet_distance,
     frechet_distance_and_error,
     frechet_distance_from_moments,
@@ -214,6 +215,47 @@ def test_rows_of_another_length_raise():
         seen.update(torch.zeros(3, 5))
     with pytest.raises(Unavailable, match="at least 2 images, not 0"):
         MomentsAccumulator().moments()
+
+
+def test_moments_that_cannot_be_moments_are_refused():
+    m = moments(draw(50, 4, 1))
+    whole = check_moments(m.mean, m.cov, 50)
+    assert (whole.n, torch.equal(whole.mean, m.mean), torch.equal(whole.cov, m.cov)) == (50, True, True)
+    assert check_moments(m.mean.numpy(), m.cov.numpy().tolist()).n == 0
+    indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    two = torch.zeros(2)
+    for mean, cov, n, message in (
+        (two, indefinite, 9, r"no negative eigenvalue, and this matrix has -1 \(its largest is 3\)"),
+        (two, -torch.eye(2), 9, "no negative eigenvalue, and this matrix has -1"),
+        (two, torch.diag(torch.tensor([1.0, -1e-4])), 9, "no negative eigenvalue"),
+        (two, torch.tensor([[1.0, 0.5], [0.4, 1.0]]), 9, "must be symmetric, and two mirrored entries differ by 0.1"),
+        (two, torch.eye(2) * math.nan, 9, "must be finite"),
+        (two + math.inf, torch.eye(2), 9, "must be finite"),
+        (two, torch.eye(2), -5, "at least 2 samples, or of 0 for an unknown number, not of -5"),
+        (two, torch.eye(2), 1, "not of 1"),
+        (two, torch.eye(3), 9, r"the shapes \(d,\) and \(d, d\), not \(2,\) and \(3, 3\)"),
+        (two[None], torch.eye(2), 9, r"not \(1, 2\) and \(2, 2\)"),
+        (torch.zeros(0), torch.zeros(0, 0), 9, "the shapes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_moments(mean, cov, n)
+        with pytest.raises(ValueError, match=message):
+            frechet_distance_from_moments(Moments(n, mean, cov), Moments(9, two, torch.eye(2)))
+    with pytest.raises(ValueError, match="arrays of numbers"):
+        check_moments(["a"], [[1.0]])
+    with pytest.raises(ValueError, match="2 real and of 3 generated features"):
+        frechet_distance_from_moments(Moments(9, two, torch.eye(2)), Moments(9, torch.zeros(3), torch.eye(3)))
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(500, 60, None), (40, 60, None), (500, 60, 5), (50, 60, 1)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_rounded_and_singular_covariances_are_moments(n, d, rank, scale):
+    x = draw(n, d, 1, rank) * scale
+    exact, single = moments(x).cov, torch.cov(x.T)
+    for cov in (exact, exact.float(), single, exact.to(torch.float32).numpy()):
+        assert check_moments(x.mean(0), cov, n).cov.dtype == torch.float64
+    constant = torch.ones(9, 3)
+    assert not check_moments(constant.mean(0), moments(constant).cov, 9).cov.any()
 
 
 # --- Closed forms

@@ -114,13 +114,16 @@ def test_the_unit_of_the_features_does_not_matter(loss, scale):
     assert torch.equal(a[0], b[0])
 
 
-def test_labels_may_be_any_numbers_and_unknown_labels_are_errors():
+def test_labels_may_be_any_numbers_and_classes_without_training_images_are_refused():
     (x, y), (t, truth) = blobs(60, 0), blobs(40, 1)
     plain = measure("linear_probe", side(x, y), side(t, truth)).value
-    assert measure("linear_probe", side(x, 100 * y - 7), side(t, 100 * truth - 7)).value == plain
-    assert measure("linear_probe", side(x, y), side(t, truth + 50)).value == 0
+    assert measure("linear_probe", side(x, 100 * y + 7), side(t, 100 * truth + 7)).value == plain
+    with pytest.raises(Unavailable, match="no class in common: labels 0, 1, 2 of the reference, and 50, 51, 52 of"):
+        measure("linear_probe", side(x, y), side(t, truth + 50))
+    with pytest.raises(Unavailable, match="the reference have no image of 2 classes of the test images: 1, 2"):
+        measure("svm_probe", side(x, 0 * y), side(t, truth))
     # A single class gives a constant prediction.
-    assert measure("svm_probe", side(x, 0 * y), side(t, truth)).value == pytest.approx((truth == 0).double().mean())
+    assert not probe(x, 0 * y, t, "squared hinge", generator())[0].any()
 
 
 def test_a_linear_probe_learns_only_linear_classes():
