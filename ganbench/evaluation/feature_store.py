@@ -169,11 +169,15 @@ class FeatureStore:
     def _pass(self, samples: Samples, jobs: "list[_Job]", pixel_rows: Tensor | None) -> None:
         """Serve jobs and pixels by one pass over the images, in which each process reads its own part.
 
-        A process takes whole batches of every job, so that the batches are those of a single process.
+        A process takes whole batches of every job, so that the batches are those of a single process. Under torchrun,
+        jobs whose batches have no small common multiple therefore get a pass each.
         """
-        for group in _in_step(jobs) if jobs else [[]]:
+        for group in _in_step(jobs) if jobs and distributed.world_size() > 1 else [jobs]:
             n = len(samples.images)
-            size = math.lcm(*(job.size for job in group)) if group else 64
+            if distributed.world_size() > 1:
+                size = math.lcm(*(job.size for job in group)) if group else 64
+            else:
+                size = max((job.size for job in group), default=64)
             count, rank, world = -(-n // size), distributed.rank(), distributed.world_size()
             start, stop = (r * count // world * size for r in (rank, rank + 1))
             stop = min(stop, n)
@@ -216,12 +220,17 @@ class FeatureStore:
             if pixels is not None:
                 pixels.take(batch)
             for job in group:
-                job.take(batch, start)
+                for part in job.waiting.add(batch):
+                    job.take(part, start)
             advance(len(batch))
-            if time.monotonic() - saved > SAVE_EVERY and distributed.world_size() == 1:
+            in_step = distributed.world_size() == 1 and not any(job.waiting for job in group)
+            if in_step and time.monotonic() - saved > SAVE_EVERY:
                 for job in group:
                     job.save()
                 saved = time.monotonic()
+        for job in group:
+            for part in job.waiting.rest():
+                job.take(part, start)
         self.seconds += time.monotonic() - began
 
     def path(self, samples: Samples, name: str, side: int) -> Path | None:
@@ -255,19 +264,21 @@ class _Job:
         self.path = store.path(samples, name, side)
         self.sink: FeatureSink | MomentSink | None = None
         self.problem: str | None = None
+        self.waiting = _Rebatched(self.size)
 
     def take(self, batch: Tensor, start: int) -> None:
         """Run the extractor over a batch. An error of the extractor ends this job and no other."""
-        for part in batch.split(self.size) if self.problem is None else ():
-            try:
-                out = embed(self.extractor, reduce(part, self.side) if self.side else part, self.store.device)
-            except Exception as error:
-                text = " ".join(str(error).split())[:300]
-                self.problem = f"the extractor '{self.name}' failed: {type(error).__name__}: {text}"
-                return
-            if self.sink is None:
-                self.sink = self._sink(out, start)
-            self.sink.take(out)
+        if self.problem is not None:
+            return
+        try:
+            out = embed(self.extractor, reduce(batch, self.side) if self.side else batch, self.store.device)
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            self.problem = f"the extractor '{self.name}' failed: {type(error).__name__}: {text}"
+            return
+        if self.sink is None:
+            self.sink = self._sink(out, start)
+        self.sink.take(out)
 
     def _sink(self, first: Features, start: int) -> FeatureSink | MomentSink:
         d = first.features.shape[1]
@@ -340,6 +351,34 @@ class _Job:
                 yield from list(self.path.parent.glob(f"{self.path.stem}.*.piece"))
             except OSError:
                 return
+
+
+class _Rebatched:
+    """Batches of one size, from batches of another."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.parts: list[Tensor] = []
+        self.held = 0
+
+    def __bool__(self) -> bool:
+        return self.held > 0
+
+    def add(self, batch: Tensor) -> Iterator[Tensor]:
+        """Yield the whole batches that can be made now."""
+        while len(batch):
+            part = batch[: self.size - self.held]
+            batch = batch[len(part) :]
+            self.parts.append(part)
+            self.held += len(part)
+            if self.held == self.size:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[Tensor]:
+        """Yield what is left, if anything is."""
+        parts, self.parts, self.held = self.parts, [], 0
+        if parts:
+            yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _in_step(jobs: list[_Job]) -> list[list[_Job]]:

@@ -17,7 +17,6 @@ from ganbench.base import distributed, registry
 from ganbench.base.errors import UserError, did_you_mean
 from ganbench.base.precision import full_float32
 from ganbench.data.sources import Samples, take
-from ganbench.data.streams import Images
 from ganbench.evaluation.feature_store import FeatureStore, Wanted
 from ganbench.features import FeatureExtractor, Features
 from ganbench.features.small_cnn import fit_classifier
