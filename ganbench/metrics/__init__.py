@@ -1,7 +1,8 @@
 """Metrics: pure functions of tensors, and named protocols that fix how each one is measured.
 
 Each file holds one formula with its source, and its `PROTOCOLS` at the end. The formulas are plain functions that a
-training loop can call:
+training loop can call. They raise TypeError or ValueError, which names the argument, for tensors of another type or
+shape, or with values that are not finite.
 
 >>> import torch
 >>> from ganbench.metrics import frechet_distance

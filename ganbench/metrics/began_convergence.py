@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Model, Protocol, Unavailable, Value, known
+from ganbench.metrics.contract import Inputs, Model, Protocol, Unavailable, Value, known, require_tensor
 
 IMAGES = 5_000
 BATCH = 500
@@ -43,6 +43,10 @@ def convergence_measure(real: Tensor, fake: Tensor, gamma: float) -> tuple[float
     >>> round(value, 3), round(error, 3)
     (0.45, 0.158)
     """
+    require_tensor(real, "real", "N")
+    require_tensor(fake, "fake", "N")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be between 0 and 1, not {gamma}")
     if min(len(real), len(fake)) < 2:
         raise Unavailable(
             f"a standard error needs at least 2 real images and 2 samples, not {len(real)} and {len(fake)}"

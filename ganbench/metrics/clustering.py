@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels, require_tensor
 from ganbench.metrics.discriminability import proportion
 from ganbench.metrics.semi_supervised import own_answers
 
@@ -65,6 +65,8 @@ def cluster_error(labels: Tensor, clusters: Tensor, matching: Matching = "one-to
     >>> cluster_error(torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7, 7, 9]))
     0.25
     """
+    require_tensor(labels, "labels", "N", "whole")
+    require_tensor(clusters, "clusters", "N", "whole", len(labels))
     return proportion(wrong(labels, clusters, matching))[0]
 
 

@@ -374,6 +374,70 @@ def _some(labels: set[int]) -> str:
     return ", ".join(map(str, sorted(labels)[:5])) + (", ..." if len(labels) > 5 else "")
 
 
+def require_tensor(
+    x: Any, name: str, shape: str, kind: Literal["floating", "whole", "real"] = "floating", n: int | None = None
+) -> None:
+    """Check an argument of a public function.
+
+    shape: its axes, 'N x d'. kind: numbers that it may hold; 'real' are both. n: its number of rows, if that is given.
+    Raises TypeError for another type, and ValueError for another shape or values that are not finite.
+    """
+    axes = shape.split(" x ")
+    words = {"floating": "a floating tensor", "whole": "a tensor of whole numbers", "real": "a tensor of real numbers"}
+    wanted = f"{name} must be {words[kind]} of shape {shape}"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{wanted}, not of type {type(x).__name__}")
+    found = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}"
+    floating = x.is_floating_point()
+    whole = not floating and not x.is_complex() and x.dtype != torch.bool
+    if not {"floating": floating, "whole": whole, "real": floating or whole}[kind]:
+        raise TypeError(f"{wanted}, not {found}")
+    if x.ndim != len(axes):
+        raise ValueError(f"{wanted}, not {found}")
+    if n is not None and len(x) != n:
+        raise ValueError(f"{wanted} with {n} rows, not {found}")
+    if floating and not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite")
+
+
+def require_rows(*sets: Tensor, names: tuple[str, ...] = ("real", "fake")) -> None:
+    """Check that arguments of a public function are features, floating N x d, finite and with one d.
+
+    Raises TypeError for another type, and ValueError for another shape or values that are not finite.
+
+    >>> require_rows(torch.zeros(3, 1, 8, 8))
+    Traceback (most recent call last):
+    ValueError: real must be a floating tensor of shape N x d, not float32 of shape (3, 1, 8, 8)
+    """
+    for x, name in zip(sets, names, strict=False):
+        require_tensor(x, name, "N x d")
+        if x.shape[1] != sets[0].shape[1]:
+            raise ValueError(f"{names[0]} has {sets[0].shape[1]} features a row, and {name} has {x.shape[1]}")
+
+
+def require_answers(logits: Tensor, labels: Tensor) -> None:
+    """Check that arguments of a public function are logits, floating N x K, and labels, int64 N.
+
+    Raises TypeError for another type, and ValueError for another shape or values that are not finite.
+    """
+    require_tensor(logits, "logits", "N x K")
+    require_tensor(labels, "labels", "N", "whole", len(logits))
+
+
+def require_labelled(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor | None = None,
+    names: tuple[str, str, str, str] = ("train", "train_labels", "test", "test_labels"),
+) -> None:
+    """Check that arguments of a public function are features, floating N x d and M x d, and labels, int64 N and M.
+
+    Raises TypeError for another type, and ValueError for another shape or values that are not finite.
+    """
+    require_rows(train, test, names=(names[0], names[2]))
+    require_tensor(train_labels, names[1], "N", "whole", len(train))
+    if test_labels is not None:
+        require_tensor(test_labels, names[3], "N", "whole", len(test))
+
+
 def pixels(side: Side) -> Tensor:
     """Return all images of a set as one tensor, uint8 N x C x H x W: for protocols with `rows='all'`.
 

@@ -39,6 +39,7 @@ from ganbench.metrics.contract import (
     Uncertainty,
     Value,
     known,
+    require_answers,
     require_classes,
     require_labels,
     require_logits,
@@ -72,6 +73,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     >>> value, round(error, 3)
     (0.75, 0.171)
     """
+    require_answers(logits, labels)
     return proportion(logits.argmax(1) == labels)
 
 

@@ -55,6 +55,7 @@ from ganbench.metrics.contract import (
     known,
     require_features,
     require_labels,
+    require_rows,
     require_same_names,
 )
 from ganbench.metrics.products import blas_product
@@ -204,6 +205,7 @@ def moments(features: Tensor) -> Moments:
     >>> moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).mean
     tensor([1., 2.], dtype=torch.float64)
     """
+    require_rows(features, names=("features",))
     accumulator = MomentsAccumulator()
     accumulator.update(features)
     return accumulator.moments()
@@ -265,6 +267,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     >>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])), 6)
     6.0
     """
+    require_rows(real, fake)
     return _distance(_from_features(real), _from_features(fake))
 
 
@@ -290,6 +293,7 @@ def frechet_distance_and_error(real: Tensor, fake: Tensor) -> tuple[float, float
 
     Both together take about three times as long as the distance alone.
     """
+    require_rows(real, fake)
     a, b = _from_features(real), _from_features(fake)
     distance, variance_real, variance_fake = _distance_and_variances(a, b, real, fake)
     return distance, math.sqrt(variance_real / a.n + variance_fake / b.n)

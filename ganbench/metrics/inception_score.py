@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits, require_tensor
 
 SPLITS = 10
 ALIKE = "the classifier answers the same for all images"
@@ -61,6 +61,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
     >>> inception_score(torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]), splits=2).round(decimals=2)
     tensor([2., 1.], dtype=torch.float64)
     """
+    require_tensor(logits, "logits", "N x K")
     n = len(logits)
     if n < splits:
         raise Unavailable(f"{splits} splits need at least {splits} images, not {n}")

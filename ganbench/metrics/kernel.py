@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features, require_rows
 from ganbench.metrics.products import blas_product
 
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 2020
@@ -61,6 +61,7 @@ def mmd2_unbiased(real: Tensor, fake: Tensor) -> float:
     >>> round(mmd2_unbiased(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])), 6)
     9.5
     """
+    require_rows(real, fake)
     _require_two(real, fake)
     x, y = real.double(), fake.double()
     n, m = len(x), len(y)
@@ -82,6 +83,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> Tensor:
     >>> len(values), round(values.mean().item(), 3)
     (100, 9.5)
     """
+    require_rows(real, fake)
     return _kernel_distance(real, fake)[0]
 
 
@@ -106,6 +108,9 @@ def mmd_rbf(real: Tensor, fake: Tensor, sigma: float = SIGMA) -> float:
     >>> round(mmd_rbf(real, fake, sigma=1.0), 3)
     1.264
     """
+    require_rows(real, fake)
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, not {sigma}")
     return _mmd_rbf(real, fake, sigma)[0]
 
 

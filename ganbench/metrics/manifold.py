@@ -34,7 +34,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Side, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import (
+    Inputs,
+    Protocol,
+    Side,
+    Unavailable,
+    Uncertainty,
+    Value,
+    require_features,
+    require_rows,
+)
 from ganbench.metrics.distances import (
     TILE,
     UNDECIDED,
@@ -196,6 +205,12 @@ def _coverage(n: Neighbourhoods) -> Tensor:
     return n.covered.double()
 
 
+def _require(real: Tensor, fake: Tensor, k: int) -> None:
+    require_rows(real, fake)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+
+
 def precision(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
     """Return the share of generated samples inside the k-nearest-neighbour balls of the real images, in [0, 1].
 
@@ -207,6 +222,7 @@ def precision(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
     >>> precision(real, fake, k=1)
     0.4
     """
+    _require(real, fake, k)
     return _precision(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
 
 
@@ -221,6 +237,7 @@ def recall(real: Tensor, fake: Tensor, k: int = PR_K) -> float:
     >>> recall(real, fake, k=1)
     0.5
     """
+    _require(real, fake, k)
     return _recall(neighbourhoods(real, fake, [Balls(k, closed=True)])[0]).mean().item()
 
 
@@ -235,6 +252,7 @@ def density(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
     >>> density(real, fake, k=1)
     0.8
     """
+    _require(real, fake, k)
     return _density(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
 
 
@@ -249,6 +267,7 @@ def coverage(real: Tensor, fake: Tensor, k: int = DC_K) -> float:
     >>> coverage(real, fake, k=1)
     0.5
     """
+    _require(real, fake, k)
     return _coverage(neighbourhoods(real, fake, [Balls(k, closed=False)])[0]).mean().item()
 
 

@@ -33,7 +33,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Uncertainty, Value, require_features
+from ganbench.metrics.contract import (
+    ImageSet,
+    Inputs,
+    Protocol,
+    Unavailable,
+    Uncertainty,
+    Value,
+    require_features,
+    require_rows,
+    require_tensor,
+)
 from ganbench.metrics.distances import Rows, exact, mean, squared_distances, tile, usual
 from ganbench.metrics.manifold import neighbours_of, subsampled_errors
 from ganbench.metrics.nearest_neighbour import nearest
@@ -61,6 +71,14 @@ def nearest_training_images(real: Tensor | ImageSet, fake: Tensor, k: int = 1) -
     >>> nearest_training_images(real, torch.tensor([[[[9, 22]]]], dtype=torch.uint8))
     (tensor([[1]]), tensor([[3.]], dtype=torch.float64))
     """
+    if isinstance(real, Tensor) and real.is_floating_point():
+        require_rows(real, fake)
+    else:
+        if isinstance(real, Tensor) or not hasattr(real, "split"):
+            require_tensor(real, "real", "N x C x H x W", "whole")
+        require_tensor(fake, "fake", "N x C x H x W", "whole")
+        if fake.dtype != torch.uint8 or (isinstance(real, Tensor) and real.dtype != torch.uint8):
+            raise TypeError("real and fake must be images, uint8 N x C x H x W, or features, floating N x d")
     if len(real) < k:
         raise Unavailable(f"{k} nearest training images need at least {k} training images, not {len(real)}")
     if real.shape[1:] != fake.shape[1:]:
@@ -157,6 +175,8 @@ def authenticity(to_training: Tensor, within_training: Tensor) -> Tensor:
     >>> authenticity(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.0, 2.0, 2.0]))
     tensor([0., 0., 1.], dtype=torch.float64)
     """
+    require_tensor(to_training, "to_training", "N")
+    require_tensor(within_training, "within_training", "N", n=len(to_training))
     return ((to_training >= within_training) & (to_training > 0)).double()
 
 

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_features, require_rows
 from ganbench.metrics.sliced_wasserstein import potentials
 
 DIRECTIONS = 1000
@@ -39,6 +39,7 @@ def monge_distance(real: Tensor, fake: Tensor, directions: Tensor) -> tuple[floa
     >>> round(monge_distance(real, real + 1, directions=torch.eye(2))[0], 6)
     6.0
     """
+    require_rows(real, fake, directions, names=("real", "fake", "directions"))
     if len(real) != len(fake):
         raise ValueError(f"{len(real)} real and {len(fake)} generated samples: the distance needs pairs")
     if len(real) < 2:

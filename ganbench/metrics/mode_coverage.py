@@ -31,7 +31,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Value, known, require_logits
+from ganbench.metrics.contract import (
+    ImageSet,
+    Inputs,
+    Protocol,
+    Unavailable,
+    Value,
+    known,
+    require_logits,
+    require_rows,
+    require_tensor,
+)
 
 STACKED_SAMPLES, STACKED_MODES = 26_000, 1_000
 SURE = 0.01  # modes; a smaller error says that another set of samples has the same modes
@@ -75,6 +85,7 @@ def mixture_modes(real: Tensor, fake: Tensor, std: float, within: float = WITHIN
     >>> mixture_modes(ring(8), fake=torch.tensor([[1.0, 0.01], [0.99, 0.0], [0.5, 0.5], [0.0, 1.0]]), std=0.01)
     (2, 0.75)
     """
+    require_rows(real, fake)
     if not len(fake):
         raise ValueError("there are no samples")
     counts = high_quality_counts(real, fake, std, within)
@@ -109,6 +120,12 @@ def _stacked_counts(images: Tensor, embed: Callable[[Any], tuple[Tensor, Tensor 
     return mode.bincount(minlength=classes ** images.shape[1])
 
 
+def _require_counts(x: Tensor, name: str, n: int | None = None) -> None:
+    require_tensor(x, name, "K", "whole", n)
+    if len(x) and x.min() < 0:
+        raise ValueError(f"{name} must be numbers of images, and one is {int(x.min())}")
+
+
 def modes_found(counts: Tensor) -> tuple[int, float]:
     """Return the number of modes that occur, in [0, K], and its standard error over samples of the same size.
 
@@ -119,6 +136,7 @@ def modes_found(counts: Tensor) -> tuple[int, float]:
     >>> found, round(error, 3)
     (3, 0.775)
     """
+    _require_counts(counts, "counts")
     found, n = int((counts > 0).sum()), int(counts.sum())
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     unseen = once * (once - 1) / (2 * (twice + 1))
@@ -142,6 +160,8 @@ def kl_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
     >>> round(value, 3), round(error, 3)
     (0.081, 0.057)
     """
+    _require_counts(real, "real")
+    _require_counts(fake, "fake", len(real))
     n, m = int(fake.sum()), int(real.sum())
     if not n or not m:
         raise Unavailable(f"a divergence needs at least 1 image in each set, not {m} and {n}")
@@ -164,6 +184,7 @@ def kl_to_uniform(counts: Tensor) -> tuple[float, float]:
     >>> round(value, 3), round(error, 3)
     (0.693, 0.035)
     """
+    _require_counts(counts, "counts")
     n, k = int(counts.sum()), len(counts)
     if not n:
         raise Unavailable("a divergence needs at least 1 image")

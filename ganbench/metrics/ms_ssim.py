@@ -27,7 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import ImageSet, Inputs, Protocol, Unavailable, Value, known, require_labels
+from ganbench.metrics.contract import (
+    ImageSet,
+    Inputs,
+    Protocol,
+    Unavailable,
+    Value,
+    known,
+    require_labels,
+    require_tensor,
+)
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 PAIRS_PER_CLASS = 100
@@ -60,6 +69,10 @@ def ms_ssim(a: Tensor, b: Tensor, variant: str = "shrunk-window") -> Tensor:
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant '{variant}' of MS-SSIM: {', '.join(VARIANTS)}")
+    for x, name in ((a, "a"), (b, "b")):
+        require_tensor(x, name, "N x C x H x W", "real")
+        if x.is_floating_point() and x.numel() and not 0 <= x.min() <= x.max() <= 255:
+            raise ValueError(f"{name} must have pixels in 0..255, not in {x.min():g}..{x.max():g}")
     if a.shape != b.shape:
         raise ValueError(f"pairs need images of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     pairs = max(1, -(-CACHED // max(1, a[:1].numel())))

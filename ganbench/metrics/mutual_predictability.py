@@ -21,7 +21,16 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, known, require_labels
+from ganbench.metrics.contract import (
+    Inputs,
+    Protocol,
+    Unavailable,
+    Uncertainty,
+    Value,
+    known,
+    require_labelled,
+    require_labels,
+)
 from ganbench.metrics.discriminability import proportion
 
 MOST, LEAST = 10_000, 20
@@ -39,6 +48,7 @@ def y_from_z(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -
     >>> value, round(error, 3)
     (1.0, 0.192)
     """
+    require_labelled(train_z, train_y, test_z, test_y, ("train_z", "train_y", "test_z", "test_y"))
     from sklearn.svm import SVC
 
     if len(train_y.unique()) < 2:
@@ -60,6 +70,7 @@ def z_from_y(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -
     >>> round(value, 3), round(error, 3)
     (0.962, 0.015)
     """
+    require_labelled(train_z, train_y, test_z, test_y, ("train_z", "train_y", "test_z", "test_y"))
     if len(test_z) < 2:
         raise Unavailable(f"a share of variance needs at least 2 test images, not {len(test_z)}")
     train, test = train_z.double(), test_z.double()

@@ -25,6 +25,7 @@ from ganbench.metrics.contract import (
     compare_labels,
     pixels,
     require_labels,
+    require_tensor,
 )
 from ganbench.metrics.distances import Rows, distinct, exact, mean, tile, usual
 from ganbench.metrics.products import keeps_digits, product
@@ -44,6 +45,13 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
     >>> nearest(torch.tensor([[0, 3]], dtype=torch.uint8), torch.tensor([[9, 3], [0, 5]], dtype=torch.uint8))
     tensor([1])
     """
+    for x, name in ((queries, "queries"), (points, "points")):
+        require_tensor(x, name, "N x d", "real")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise TypeError(f"{name} must be uint8 or floating, not {x.dtype}")
+    if queries.shape[1] != points.shape[1] or queries.is_floating_point() != points.is_floating_point():
+        found = f"{queries.dtype} N x {queries.shape[1]} and {points.dtype} N x {points.shape[1]}"
+        raise ValueError(f"queries and points must be of one kind and length, not {found}")
     if not len(points):
         raise Unavailable("a nearest neighbour needs at least 1 image")
     if queries.dtype == points.dtype == torch.uint8:

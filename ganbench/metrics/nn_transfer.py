@@ -22,6 +22,7 @@ from ganbench.metrics.contract import (
     Value,
     compare_labels,
     features_of,
+    require_labelled,
     require_labels,
 )
 from ganbench.metrics.discriminability import proportion
@@ -40,6 +41,7 @@ def nn_transfer(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: 
     >>> nn_transfer(train, labels, test=torch.tensor([[0.4], [1.6]]), test_labels=torch.tensor([3, 3]))[0]
     0.5
     """
+    require_labelled(train, train_labels, test, test_labels)
     if len(train) == 0:
         raise Unavailable("a nearest neighbour needs at least 1 training image, not 0")
     return proportion(train_labels[nearest(test, train)] == test_labels)

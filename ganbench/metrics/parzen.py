@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_tensor
 
 WINDOWS = 10_000
 VALIDATION = 1_000
@@ -41,6 +41,10 @@ def parzen_log_likelihood(real: Tensor, fake: Tensor, sigmas: float | tuple[floa
     >>> parzen_log_likelihood(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0]]), 1.0).round(decimals=3)
     tensor([-0.9190, -1.4190], dtype=torch.float64)
     """
+    require_tensor(real, "real", "N x d", "real")
+    require_tensor(fake, "fake", "N x d", "real")
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"real has {real.shape[1]} values a row, and fake has {fake.shape[1]}")
     widths = [sigmas] if isinstance(sigmas, float | int) else list(sigmas)
     if min(widths) <= 0 or not len(real) or not len(fake):
         raise ValueError("a window needs a positive width, and both sets at least one row")

@@ -31,7 +31,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_rows, require_tensor
 
 PATHS = 10_000
 EPSILON = 1e-4
@@ -72,6 +72,9 @@ def path_lengths(
     >>> lengths.round(decimals=3)  # a straight path of length 2
     tensor([4.], dtype=torch.float64)
     """
+    require_rows(a, b, names=("a", "b"))
+    require_tensor(b, "b", "N x d", n=len(a))
+    require_tensor(t, "t", "N", n=len(a))
     parts = []
     for i in range(0, len(a), BATCH):
         rows = slice(i, i + BATCH)
@@ -99,6 +102,9 @@ def perceptual_path_length(distances: Tensor) -> tuple[float, float]:
     >>> value, round(error, 2)
     (50.0, 2.97)
     """
+    require_tensor(distances, "distances", "N")
+    if len(distances) < 2:
+        raise ValueError(f"a mean with its error needs at least 2 paths, not {len(distances)}")
     kept = distances[trimmed(distances)]
     winsorised = distances.clamp(kept.min(), kept.max())
     return kept.mean().item(), (winsorised.std() / (1 - 2 * TRIM) / math.sqrt(len(distances))).item()

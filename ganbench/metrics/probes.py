@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, known
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, known, require_labelled
 from ganbench.metrics.discriminability import proportion
 from ganbench.metrics.nn_transfer import train_and_test
 
@@ -114,6 +114,7 @@ def probe(
     >>> probe(train, labels, torch.tensor([[0.3], [0.9]]), "logistic", torch.Generator().manual_seed(0))[0]
     tensor([5, 8])
     """
+    require_labelled(train, train_labels, test)
     x, t = standardise(train, test)
     names, classes = train_labels.unique(return_inverse=True)
     fit, validation = split(len(x), generator)
@@ -145,6 +146,7 @@ def few_labels_probe(
     >>> few_labels_probe(train, train_labels, test, test_labels, labels=2, draws=3, generator=generator)[0]
     tensor([0.7500, 0.7500, 0.7500], dtype=torch.float64)
     """
+    require_labelled(train, train_labels, test, test_labels)
     x, t = standardise(train, test)
     names, classes = train_labels.unique(return_inverse=True)
     pool, validation = split(len(x), generator)

@@ -14,7 +14,7 @@ because p(y) minimises their sum.
 
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_logits, require_tensor
 from ganbench.metrics.inception_score import ALIKE, score_and_error
 
 
@@ -30,6 +30,7 @@ def realism(logits: Tensor) -> tuple[float, float]:
     >>> round(value, 2), round(error, 2)
     (1.63, 0.32)
     """
+    require_tensor(logits, "logits", "N x K")
     n = len(logits)
     if n < 2:
         raise Unavailable(f"a mean of predictions needs at least 2 images, not {n}")

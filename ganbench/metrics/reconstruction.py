@@ -19,9 +19,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_tensor
 
 BATCH = 1000
+
+
+def _require(images: Tensor, reconstructed: Tensor) -> None:
+    require_tensor(images, "images", "N x C x H x W")
+    require_tensor(reconstructed, "reconstructed", "N x C x H x W")
+    if reconstructed.shape != images.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(reconstructed.shape)}"
+        raise ValueError(f"images and reconstructions must have one shape, not {shapes}")
 
 
 def mean_squared_errors(images: Tensor, reconstructed: Tensor) -> Tensor:
@@ -33,6 +41,7 @@ def mean_squared_errors(images: Tensor, reconstructed: Tensor) -> Tensor:
     >>> mean_squared_errors(torch.ones(1, 1, 2, 2), torch.tensor([[[[1.0, 1.0], [0.0, -1.0]]]]))
     tensor([1.2500], dtype=torch.float64)
     """
+    _require(images, reconstructed)
     return (images.double() - reconstructed.double()).square().flatten(1).mean(1)
 
 
@@ -45,6 +54,7 @@ def mean_absolute_errors(images: Tensor, reconstructed: Tensor) -> Tensor:
     >>> mean_absolute_errors(torch.ones(1, 1, 2, 2), torch.tensor([[[[1.0, 1.0], [0.0, -1.0]]]]))
     tensor([0.7500], dtype=torch.float64)
     """
+    _require(images, reconstructed)
     return (images.double() - reconstructed.double()).abs().flatten(1).mean(1)
 
 
@@ -63,10 +73,10 @@ def _protocol(stem: str, formula: Callable[[Tensor, Tensor], Tensor], what: str)
             if reconstructed.shape != batch.shape:
                 wanted, found = tuple(batch.shape[1:]), tuple(reconstructed.shape[1:])
                 raise Unavailable(f"the model reconstructs images of shape {wanted} with shape {found}")
+            if not torch.isfinite(reconstructed).all():
+                raise Unavailable("some reconstructions are not finite: the model is broken")
             errors.append(formula(batch.float() / 127.5 - 1, reconstructed))
         values = torch.cat(errors)
-        if not torch.isfinite(values).all():
-            raise Unavailable("some reconstructions are not finite: the model is broken")
         value, error = values.mean().item(), values.std().item() / math.sqrt(n)
         uncertainty, unknown = known(error, "the held-out images", value, "all images have one error", n)
         return [Value(value, uncertainty, n, 0, details={"unit": "pixels in [-1, 1]"}, warnings=unknown)]

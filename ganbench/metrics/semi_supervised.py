@@ -14,7 +14,7 @@ here each draw is a training run with its own seed, and the table over seeds giv
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_labels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_answers, require_labels
 from ganbench.metrics.discriminability import proportion
 
 
@@ -28,6 +28,7 @@ def test_error(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     >>> test_error(torch.eye(4), torch.tensor([0, 1, 2, 0]))[0]
     0.25
     """
+    require_answers(logits, labels)
     return proportion(logits.argmax(1) != labels)
 
 

@@ -28,7 +28,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Uncertainty, Value, require_tensor
 
 SAMPLES, KEPT = 10_000, 5_000
 BATCH = 500
@@ -99,6 +99,11 @@ def linear_separability(x: Tensor, y: Tensor) -> tuple[float, float]:
     >>> round(linear_separability(x, y)[0], 3)
     1.414
     """
+    for values, name in ((x, "x"), (y, "y")):
+        binary = isinstance(values, Tensor) and values.dtype == torch.bool
+        require_tensor(values.long() if binary else values, name, "N x A", "real")
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have one shape, not {tuple(x.shape)} and {tuple(y.shape)}")
     if not len(x):
         raise Unavailable("an entropy needs at least 1 sample")
     entropies, surprise = conditional_entropies(x, y)

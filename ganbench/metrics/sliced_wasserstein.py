@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, pixels
+from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, pixels, require_rows
 from ganbench.metrics.products import blas_product
 
 PATCH, PATCHES, REPEATS, DIRECTIONS = 7, 128, 4, 128
@@ -149,6 +149,7 @@ def sliced_wasserstein(
     >>> sliced_wasserstein(real, real + 3, torch.Generator().manual_seed(0), repeats=1, directions=2)[0]
     tensor([3., 3.], dtype=torch.float64)
     """
+    require_rows(real, fake)
     if real.shape != fake.shape:
         raise ValueError(f"descriptors {tuple(real.shape)} and {tuple(fake.shape)}: the distance needs pairs")
     distances = []

@@ -195,6 +195,6 @@ def test_the_correlation_needs_four_classes_that_differ():
     with pytest.raises(Unavailable, match="the accuracy is the same in every class"):
         compute("accuracy_diversity_correlation", Side(images, labels, logits=logits))
     images, labels = pictures([1, 1, 1, 1])
-    logits = torch.nn.functional.one_hot(labels // 2, 5).float()
+    logits = torch.nn.functional.one_hot(labels // 2, 4).float()
     with pytest.raises(Unavailable, match="the MS-SSIM is the same in every class"):
         compute("accuracy_diversity_correlation", Side(images, labels, logits=logits))
