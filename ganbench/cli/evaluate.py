@@ -30,7 +30,7 @@ from ganbench.cli.options import (
 @click.command(epilog=examples(
     ("Images that you made, against a training set", "ganbench evaluate --images samples/ --reference cifar10:train"),
     ("A checkpoint", "ganbench evaluate --ckpt model.safetensors --metrics fd_pixels --json"),
-    ("Keep the result", "ganbench evaluate --images samples/ --metrics ms_ssim --out result.json"),
+    ("Keep the result", "ganbench evaluate --images samples/ --metrics ms_ssim_all --out result.json"),
 ))
 @click.option("--model", help="The reference model of --ckpt (`ganbench list models`).")
 @click.option("--ckpt", type=FILE, help="A checkpoint (.safetensors) to draw samples from.")

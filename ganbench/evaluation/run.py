@@ -18,7 +18,6 @@ from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
 from ganbench.evaluation.inputs import cache_folder, describe, held_out_of, make_extractors
 from ganbench.evaluation.subject import own_extractors, under_test
-from ganbench.features import FeatureExtractor
 from ganbench.gan import checkpoint
 from ganbench.metrics import Protocol
 from ganbench.reporting import results

@@ -49,10 +49,11 @@ class FeatureSink:
 
     def gathered(self) -> Features:
         """The features of all processes, in every process."""
+        held = {name: x[: self.done] for name, x in self.rows.items()}
         if distributed.world_size() == 1:
-            return Features(self.rows.get("features", torch.empty(0)), self.rows.get("logits"))
-        names = {name for held in distributed.gather_objects(sorted(self.rows)) for name in held}
-        found = {name: distributed.all_gather(self.rows.get(name, torch.empty(0))) for name in sorted(names)}
+            return Features(held.get("features", torch.empty(0)), held.get("logits"))
+        names = {name for of_one in distributed.gather_objects(sorted(held)) for name in of_one}
+        found = {name: distributed.all_gather(held.get(name, torch.empty(0))) for name in sorted(names)}
         return Features(found.get("features", torch.empty(0)), found.get("logits"))
 
 

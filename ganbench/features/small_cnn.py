@@ -88,7 +88,9 @@ class SmallCNN(FeatureExtractor):
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
         pixels = shape[-1] * shape[-2]
-        return max(8, min(128, (1 << 19) // pixels)) if device.type == "cpu" else max(64, min(4096, (1 << 24) // pixels))
+        if device.type == "cpu":
+            return max(8, min(128, (1 << 19) // pixels))
+        return max(64, min(4096, (1 << 24) // pixels))
 
     def forward(self, images: Tensor) -> Features:
         x = to_float(images)

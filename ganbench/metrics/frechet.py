@@ -17,7 +17,8 @@ mean of influences over the samples, and their variance is estimated from the sa
 map from generated to real features, the influence of a generated x is
 2 (mu_f - mu_r)'(x - mu_f) + (x - mu_f)'(I - T)(x - mu_f), and that of a real x follows by exchanging the sets. With
 R_r R_f' = U s V', T is W'W for W = s^(-1/2) U' R_r; for the exchanged sets W is s^(-1/2) V' R_f. The standard error
-does not include the bias, which is larger than the error if there are few images.
+does not include the bias, which is larger than the error if there are few images. There is no error if the distance is
+0 up to rounding: the influences of equal sets vanish. The variance is estimated from at most 5,000 rows of a set.
 
 Use in a training loop, with memory that does not grow with the number of images:
 
@@ -30,7 +31,8 @@ Projection Discriminator", arXiv:1802.05637, Section 4. `fd_inf` is its limit fo
 Chong and Forsyth (2020), "Effectively Unbiased FID and Inception Score and where to find them", arXiv:1911.07023,
 Section 4. It is the intercept of a line, fitted over 1/n to the distances of 15 random subsets of n = 5,000 up to all
 images. It is not clipped at 0, because an unbiased estimate can be slightly negative. The bias from the reference's
-count remains, and so does the error of the linear model if subsets have hardly more images than features.
+count remains, and so does the error of the linear model if subsets have hardly more images than features. Its standard
+error is that of the first order, or that of the fitted line's intercept if this is larger.
 """
 
 import math

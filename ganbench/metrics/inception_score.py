@@ -10,9 +10,9 @@ images, and it does not measure the variety within a class.
 
 `score_1split` is the score of all samples in a single split, as in StudioGAN: Kang et al. (2023), "StudioGAN: A
 Taxonomy and Benchmark of GANs for Image Synthesis", arXiv:2206.09479. It cannot be compared with the mean of ten
-splits, which is lower because smaller splits have a larger downward bias. Its standard error is over the samples, to
-first order (delta method): the score times the standard error of the mean divergence. The dependence on p(y) vanishes
-to first order.
+splits, which is lower because smaller splits have a larger downward bias. Its standard error is over the samples
+(delta method): the score times the standard error of the mean divergence. The dependence on p(y) vanishes to first
+order; its second order is used if it is larger, which it is if all divergences are nearly equal.
 """
 
 import math

@@ -14,6 +14,9 @@ square images of 176 px and more whose sides are divisible by 16, both equal the
   window (sigma 1.5) at a scale, the window shrinks to the image, and sigma in proportion.
 - `cut-window`, as in compare_gan: the window is cut to the image, and sigma stays 1.5.
 
+Standard errors are over the samples and the pairs. There is none from fewer than 5 images, or if all pairs are equally
+similar.
+
 Images above 64 px are filtered in float32 (by oneDNN, with all planes of a batch side by side). The terms use the
 difference of the two images, so that their common part cancels before rounding: the result is within 1e-5 of float64,
 and exactly 1 for equal images. If a factor is so near 0 that its root would amplify the rounding, the pair is computed

@@ -8,8 +8,8 @@ interpretation is a single split of all samples, instead of the ten splits of `s
 table is `discriminability`. Realism equals `inception_score` with one split. Range [1, K], higher is better. It
 increases with variety as well as with realism, and it is biased downwards for few samples. Sums are in float64.
 
-The standard error is over the samples, by the delta method: to first order log realism is the mean of the divergences,
-because p(y) minimises their sum.
+The standard error is over the samples, by the delta method, as for `score_1split`: to first order log realism is the
+mean of the divergences, because p(y) minimises their sum.
 """
 
 from torch import Tensor

@@ -497,6 +497,31 @@ def test_intervals_of_fd_inf_cover_the_truth():
     assert 0.90 <= coverage([(r.value, r.uncertainty.value) for r in runs], truth(3, 0.5, 1.3)) <= 0.99
 
 
+@pytest.mark.parametrize(("n", "d"), [(200, 32), (40, 64)])
+def test_the_error_of_fd_inf_covers_the_draw_of_subsets_and_equal_sets_have_none(n, d):
+    real = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(n // 10, d, generator=torch.Generator().manual_seed(1))
+    nearly = torch.cat([real[: n - n // 10], other])
+    runs = [measure("fd_inf", real, nearly, seed) for seed in range(20)]
+    spread = np.std([r.value for r in runs], ddof=1)
+    assert spread > 0.01
+    assert min(r.uncertainty.value for r in runs) > spread / 1.5
+    for stem in ("fd", "fd_inf"):
+        same = measure(stem, real, real.clone())
+        assert (same.uncertainty, same.warnings[-1]) == (
+            None, "no uncertainty is known: both sets are equal, or their features do not vary"
+        )
+
+
+def test_moments_alone_have_a_distance_and_no_error():
+    real, fake = draw(300, 12, 1), draw(200, 12, 2) * 1.2
+    value = measure("fd", real, side(None, kept=kept_moments(fake), n=200))
+    assert value.value == pytest.approx(frechet_distance(real, fake), rel=1e-12)
+    assert (value.n_fake, value.uncertainty, value.warnings[-1]) == (
+        200, None, "no uncertainty is known: the samples are given by their moments alone"
+    )
+
+
 def test_one_image_is_unavailable():
     with pytest.raises(Unavailable, match="at least 2 images, not 1"):
         frechet_distance(draw(10, 3, 0), draw(1, 3, 0))

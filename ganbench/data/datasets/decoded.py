@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ganbench.base import distributed, memory
 from ganbench.base.errors import UserError
-from ganbench.base.files import write_json, write_text
+from ganbench.base.files import write_json
 from ganbench.data.datasets import Dataset, data_root
 from ganbench.data.streams import EncodedImages, Images, batches
 
@@ -125,7 +125,7 @@ def stored() -> list[Stored]:
     found = []
     for path in sorted(p for pattern in ("*.u8", ".*.part") for p in folder.glob(pattern)):
         whole = path.suffix == ".u8"
-        others = [path.with_suffix(".json" if whole else ".record")]
+        others = [path.with_suffix(suffix) for suffix in ([".json"] if whole else [".record", ".new"])]
         if not whole and not (of_it := folder / f"{path.stem[1:]}.u8").exists():
             others.append(of_it.with_suffix(".json"))  # written, but the file was not renamed before the kill
         with contextlib.suppress(OSError):  # it was removed in this moment
@@ -272,7 +272,9 @@ class _Store:
         rows = torch.cat([none, *(self.rows_of(i) for i in todo)])
         self.require_room(file, part, len(rows) * self.piece // self.piece_rows, say)
         lines = [json.dumps(self.identity), *(f"{i} {digest}" for i, digest in sorted(digests.items()))]
-        write_text(record, "\n".join(lines) + "\n")
+        new = record.with_suffix(".new")
+        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(new, record)
         advance = progress(f"decode {self.data.name}", len(self.data))
         advance(len(self.data) - len(rows))
         made = batches(self.images, self.piece_rows, rows) if todo else iter(())

@@ -3,12 +3,14 @@
 The command `ganbench sample` uses these functions.
 """
 
+import math
 import zipfile
 from pathlib import Path
 
 import torch
 from numpy.lib import format as npy
 
+from ganbench.base import memory
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.files import atomic_path
@@ -32,6 +34,7 @@ def draw(
     Raises UserError if the checkpoint cannot be read, and for labels that the model does not take.
     """
     gan, meta = checkpoint.load(ckpt, model)
+    memory.require(num * (math.prod(gan.image_shape) + 16), f"--num {num:,}: its images")
     y = None
     if labels is not None:
         classes = _classes(labels, gan.num_classes)

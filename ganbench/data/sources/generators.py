@@ -65,6 +65,7 @@ def generate(
     Under torchrun, the processes share the batches that are made now, and each one returns all samples.
     Raises UserError if an image holds NaN.
     """
+    memory.require(16 * num, f"{num:,} labels and rows")
     gan = gan.to(device).eval()
     if labels is None and gan.num_classes:
         labels = torch.arange(num) % gan.num_classes
