@@ -149,7 +149,7 @@ def run(request: Request, reporter: Reporter) -> Result:
             made = sources.generate(
                 gan, num, request.seed, device, advance=task.advance, first_class=meta.first_class
             )
-        fake = sources.resized(made, of_images.resize)
+        fake = sources.named_like(sources.resized(made, of_images.resize), reference, meta.data, reference_text)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     for samples, what in (
         (fake, request.images and f"--images '{request.images}'"),

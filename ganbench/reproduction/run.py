@@ -22,7 +22,7 @@ from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset
 from ganbench.data.datasets.decoded import for_training
 from ganbench.data.images import save_png
-from ganbench.data.sources import Options, Samples, from_dataset, generate
+from ganbench.data.sources import Options, Samples, from_dataset, generate, named_like
 from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
 from ganbench.evaluation.inputs import cache_folder, describe, make_extractors
@@ -140,6 +140,7 @@ def _evaluate(
         fake = generate(
             gan, recipe.evaluate.num, seed, device, advance=task.advance, first_class=data.first_class
         )
+    fake = named_like(fake, inputs.reference, recipe.train.data, recipe.evaluate.reference)
     fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
     own = own_extractors(gan, meta.sha256, {r.extractor for r in requests if r.extractor})
     store = FeatureStore(

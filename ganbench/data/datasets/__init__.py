@@ -37,6 +37,7 @@ class Dataset:
     classes, or empty. first_class: in a class subset, the label that class 0 has in the whole data set; otherwise 0.
     left_out: number of files of a folder that are not read, by reason. remarks: sentences for the user about the choice
     between two ways in which the source could be read. where: the folder, for messages.
+    all_classes: in a class subset, the names of all classes of the whole set.
     Raises TypeError if images or labels have another dtype or shape.
     """
 
@@ -49,6 +50,7 @@ class Dataset:
     left_out: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     where: str = ""
+    all_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -162,7 +164,7 @@ def _class_subset(data: Dataset, classes: range) -> Dataset:
     assert data.labels is not None
     return Dataset(
         data.name, f"{data.split}{class_part(classes)}", chosen(data.images, rows), data.labels[rows] - classes.start,
-        data.classes[classes.start : classes.stop], classes.start,
+        data.classes[classes.start : classes.stop], classes.start, all_classes=data.classes,
     )
 
 

@@ -69,7 +69,7 @@ def image_folder(
     assert labels is not None
     return Dataset(
         name, f"{found.split}{class_part(classes)}", images.chosen(rows), labels[rows] - classes.start,
-        names[classes.start : classes.stop], classes.start, found.left_out, found.remarks, found.where,
+        names[classes.start : classes.stop], classes.start, found.left_out, found.remarks, found.where, names,
     )
 
 

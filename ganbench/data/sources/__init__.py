@@ -20,7 +20,7 @@ from ganbench.data.sources.archives import read_npz, read_zip
 from ganbench.data.sources.callables import call
 from ganbench.data.sources.generators import SUFFIXES as GENERATORS
 from ganbench.data.sources.generators import generate, open_generator, parse_latent
-from ganbench.data.sources.samples import Options, Samples, aligned, from_dataset, resized, take
+from ganbench.data.sources.samples import Options, Samples, aligned, from_dataset, named_like, resized, take
 
 __all__ = [
     "GENERATORS",
@@ -30,6 +30,7 @@ __all__ = [
     "are_files",
     "from_dataset",
     "generate",
+    "named_like",
     "open_source",
     "parse_latent",
     "resized",

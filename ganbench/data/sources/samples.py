@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganbench.base.data_spec import apart, name_in
 from ganbench.base.errors import UserError
 from ganbench.data import datasets
 from ganbench.data.decoding import Decoding
@@ -107,9 +108,9 @@ def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samp
     if data.fingerprint_of != "pixels":
         origin["fingerprint_of"] = data.fingerprint_of
     origin |= of_files(data.where or data.name, data.left_out, data.remarks, options)
-    labels, classes = data.labels, data.classes
+    labels, classes = data.labels, data.all_classes or data.classes
     if labels is not None and data.first_class:
-        labels, classes = labels + data.first_class, ()
+        labels = labels + data.first_class
     return Samples(data.images, labels, {**origin, **origin_of_options(options)}, classes=classes)
 
 
@@ -176,6 +177,19 @@ def aligned(samples: Samples, reference: Samples, say: Callable[[str], None] = l
         say(f"{len(others)} of the images' classes are not in the reference: {some}")
     labels = torch.tensor([index[_plain(name)] for name in samples.classes])[samples.labels]
     return replace(samples, labels=labels, classes=tuple(names))
+
+
+def named_like(samples: Samples, reference: Samples | None, trained_on: str | None, named: str | None) -> Samples:
+    """Return the samples of a model with the names of the classes of the set that it was trained on, if they are known.
+
+    trained_on, named: the specs of the training data and of the reference, which have the same names for one set.
+    """
+    if reference is None or samples.labels is None or not trained_on or not named:
+        return samples
+    one, other = (apart(spec)[0] if name_in(spec) == "folder" else name_in(spec) for spec in (trained_on, named))
+    if one != other or int(samples.labels.max()) >= len(reference.classes):
+        return samples
+    return replace(samples, classes=reference.classes)
 
 
 def _plain(name: str) -> str:
