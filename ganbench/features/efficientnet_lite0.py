@@ -80,7 +80,8 @@ class Network(nn.Module):
             raise ValueError("not a dictionary")
         state = {k: v for k, v in state.items() if not str(k).endswith("num_batches_tracked")}
         stem = _convolution(state, "_conv_stem", "_bn0", (32, 3, 3, 3), 2)
-        blocks, channels = [], 32
+        blocks: list[nn.Module] = []
+        channels = 32
         for expansion, width, kernel, stride, count in STAGES:
             for i in range(count):
                 name = f"_blocks.{len(blocks)}"
