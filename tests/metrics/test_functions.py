@@ -130,8 +130,8 @@ def test_features_of_two_lengths_are_refused(name):
 
 def test_every_public_function_of_tensors_is_called_here():
     functions = {n for n in ganbench.metrics.__all__ if inspect.isfunction(getattr(ganbench.metrics, n))}
-    of_others = {"check_moments", "frechet_distance_from_moments", "features_of", "require_features", "require_labels",
-                 "require_logits"}
+    of_others = {"check_moments", "frechet_distance_from_moments", "features_of", "known", "require_features",
+                 "require_labels", "require_logits"}
     assert functions == set(CALLS) | of_others
 
 

@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ganbench.metrics import Inputs, Protocol, Unavailable, Uncertainty, Value, nearest, require_features
+from ganbench.metrics import Inputs, Protocol, Unavailable, Value, known, nearest, require_features
 
 
 def matching_distances(real: Tensor, fake: Tensor) -> Tensor:
@@ -32,11 +32,10 @@ def _compute(inputs: Inputs) -> list[Value]:
     if n < 2:
         raise Unavailable(f"a mean with its error needs at least 2 real images, not {n}")
     distances = matching_distances(real, fake)
-    error = distances.std().item() / math.sqrt(n)
-    return [Value(
-        distances.mean().item(), Uncertainty(error, "standard error", "the real images"), n_real=n, n_fake=len(fake),
-        warnings=(f"{len(fake):,} generated images: comparable only at equal counts",),
-    )]
+    value, error = distances.mean().item(), distances.std().item() / math.sqrt(n)
+    uncertainty, unknown = known(error, "the real images", size=value, alike="all distances are equal", n=n)
+    counts = f"{len(fake):,} generated images: comparable only at equal counts"
+    return [Value(value, uncertainty, n_real=n, n_fake=len(fake), warnings=(counts, *unknown))]
 
 
 PROTOCOLS = [
