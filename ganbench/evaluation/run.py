@@ -20,6 +20,7 @@ from ganbench.evaluation.inputs import cache_folder, describe, held_out_of, make
 from ganbench.evaluation.subject import own_extractors, under_test
 from ganbench.gan import checkpoint
 from ganbench.metrics import Protocol
+from ganbench.metrics.frechet import check_moments
 from ganbench.reporting import results
 from ganbench.reporting.results import Result
 
@@ -127,6 +128,8 @@ def run(request: Request, reporter: Reporter) -> Result:
             raise UserError(
                 f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
             ) from error
+    if reference is not None and reference.moments is not None:
+        require_moments(reference, f"--reference '{reference_text}'")
     if request.held_out is not None:
         if reference is None:
             raise UserError("--held-out is beside --reference: give that too.")
@@ -180,6 +183,17 @@ def run(request: Request, reporter: Reporter) -> Result:
         training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)), created=results.now(),
     )
+
+
+def require_moments(reference: Samples, what: str) -> None:
+    """Raise UserError unless the moments that came with a file can be those of a set of features."""
+    moments, n = reference.moments or {}, int(reference.origin.get("moments", {}).get("n") or 0)
+    for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
+        if mean in moments:
+            try:
+                check_moments(moments[mean], moments[covariance], n)
+            except ValueError as error:
+                raise UserError(f"{what}: '{mean}' and '{covariance}': {error}. Compute them again.") from error
 
 
 def require_some(requests: list[measure.Request], missing: dict[str, str]) -> None:

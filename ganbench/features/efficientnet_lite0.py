@@ -146,7 +146,6 @@ class EfficientNetLite0(FeatureExtractor):
             self.net = Network(state)
         except ValueError as error:
             raise UserError(f"{path} does not hold the weights of EfficientNet-Lite0 ({error}).") from error
-        self.classes = tuple(map(str, range(CLASSES)))
 
     def batch_size(self, device: torch.device, shape: torch.Size) -> int:
         return 16 if device.type == "cpu" else 256  # 8 and 64 are slower, with one thread and with two

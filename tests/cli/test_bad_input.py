@@ -1129,3 +1129,12 @@ def test_a_pickle_does_not_run_in_a_real_process(place):
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert not (place / "sentinel").exists()
+
+
+def test_moments_that_are_no_covariance_are_refused(refuses, place):
+    indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
+    args = "evaluate", "--images", "digits", "--reference", "m.npz", "--metrics", "fd_pixels"
+    np.savez(place / "m.npz", mu=np.zeros(2), sigma=indefinite)
+    refuses(["m.npz", "'sigma'", "negative eigenvalue"], *args)
+    np.savez(place / "m.npz", mu=np.zeros(2), sigma=np.eye(2), n=-5)
+    refuses(["m.npz", "n = -5"], *args)

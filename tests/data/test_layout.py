@@ -135,7 +135,7 @@ def test_links_to_files_and_folders_are_followed_and_a_circle_ends(place):
     (place / "set" / "a2").mkdir()
     (place / "set" / "a2" / "2.png").symlink_to(place / "elsewhere" / "cat" / "0.png")
     (place / "set" / "a2" / "up").symlink_to(place / "set")
-    found, classes, origin, _ = read("set")
+    _found, classes, origin, _ = read("set")
     assert classes == ["a", "a", "a2", "b", "b"]
     assert origin["left_out"] == {"links to a folder that they lie in": 1}
 
