@@ -13,6 +13,7 @@ from typing import Any
 from ganbench.base.errors import printable
 
 LINE_EVERY_SECONDS = 10.0
+FIRST_LINE_SECONDS = 1.5  # so that a long silence is never the first thing that is seen
 
 
 class Task:
@@ -24,7 +25,7 @@ class Task:
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.count, self.text = what, total, 0, ""
-        self.quiet, self.last_line = quiet, time.monotonic()
+        self.quiet, self.last_line = quiet, time.monotonic() - LINE_EVERY_SECONDS + FIRST_LINE_SECONDS
         self.first: tuple[float, int] | None = None  # time and count of the first report
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():

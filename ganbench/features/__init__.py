@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.precision import full_float32
-from ganbench.data.images import check
 from ganbench.data.streams import Images, batches
+from ganbench.features.checks import check_form, check_images
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,10 @@ def is_bundled(name: str) -> bool:
 def embed(extractor: FeatureExtractor, batch: Tensor, device: torch.device) -> Features:
     """Run an extractor, which is on `device`, over one batch. Returns float32 features and logits on the CPU.
 
-    batch: uint8, or float32 in 0..255, n x 1|3 x H x W. Raises TypeError for images of another type or shape, and if
-    the extractor returns anything but n rows of finite size.
+    batch: uint8, or float32 in 0..255, n x 1|3 x H x W. Raises TypeError for images of another type and ValueError for
+    those of another shape, and TypeError if the extractor returns anything but n rows.
     """
-    if batch.dtype != torch.float32:
-        check(batch)
+    check_form(batch)
     if device.type == "cuda":  # the copy overlaps with the computation
         batch = batch.pin_memory()
     with full_float32():
@@ -112,8 +111,11 @@ def extract(
     """Run an extractor over images N x C x H x W. Returns float32 features and logits on the CPU, in the same order.
 
     images: uint8, in memory or not, or float32 in 0..255. batch_size: None leaves it to the extractor. advance: called
-    with the size of each finished batch (for a progress bar). Raises TypeError like `embed`.
+    with the size of each finished batch (for a progress bar).
+    Raises TypeError and ValueError like `embed`, and ValueError for floats in another range.
     """
+    if isinstance(images, Tensor):
+        check_images(images)
     extractor = extractor.to(device)
     parts = []
     for batch in batches(images, batch_size or extractor.batch_size(device, images.shape)):
