@@ -189,8 +189,10 @@ class _Watch(threading.Thread):
                     os._exit(2)  # the main thread may wait in an exchange for ever
 
     def leave(self) -> None:
-        """Beat no more: the others leave too."""
+        """Beat no more: the others leave too. A thread that still used the store when Python ends would abort it."""
         self.left.set()
+        if threading.current_thread() is not self:
+            self.join(self.patience)
 
 
 def report_failure(reason: str, say: Callable[[str], None], named: bool = False) -> None:

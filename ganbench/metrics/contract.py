@@ -307,7 +307,7 @@ def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tenso
 
     logits: the classifier's answers, M x K. names: its classes, or () if unknown.
     Raises Unavailable if there are no labels, or unless there are as many classes and, where both are named, under the
-    same names. Unnamed labels of fewer classes are refused if they would hardly leave out so many classes by chance.
+    same names; named labels may also be the first of the classifier's classes. Unnamed labels of fewer classes are refused if they would hardly leave out so many classes by chance.
 
     >>> side = Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([1, 0]), classes=("cat", "hot dog"))
     >>> require_classes(side, torch.zeros(2, 2), ("Cat", "hot_dog"))
@@ -316,6 +316,9 @@ def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tenso
     labels, known_classes = require_labels(side), logits.shape[1]
     if unknown := [c for c in labels.unique().tolist() if c >= known_classes]:
         raise Unavailable(f"label {unknown[-1]} is not one of the extractor's {known_classes} classes")
+    if side.classes and len(side.classes) < len(names):  # the first classes of the classifier, under its names
+        require_same_names(side.classes, names[: len(side.classes)], "the images", "the extractor")
+        return labels
     if side.classes and len(side.classes) != known_classes:
         raise Unavailable(f"the images have {len(side.classes)} classes, and the extractor has {known_classes}")
     require_same_names(side.classes, names, "the images", "the extractor")
