@@ -307,8 +307,8 @@ def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tenso
 
     logits: the classifier's answers, M x K. names: its classes, or () if unknown.
     Raises Unavailable if there are no labels, or unless there are as many classes and, where both are named, under the
-    same names; named labels may also be the first of the classifier's classes. Unnamed labels of fewer classes are refused
-    if they would hardly leave out so many classes by chance.
+    same names; named labels may also be the first of the classifier's classes. Unnamed labels of fewer classes are
+    refused if they would hardly leave out so many classes by chance.
 
     >>> side = Side(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([1, 0]), classes=("cat", "hot dog"))
     >>> require_classes(side, torch.zeros(2, 2), ("Cat", "hot_dog"))
