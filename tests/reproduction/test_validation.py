@@ -280,7 +280,7 @@ def test_a_group_says_every_mistake_of_its_recipes(wrong, place):
 
 
 def test_the_split_of_a_folder_that_is_there_is_looked_for(wrong, place):
-    (place / "set/train/0").mkdir(parents=True)
+    write_png(place / "set/train/0/a.png", np.zeros((8, 8), np.uint8))
     write_recipe(place, {
         'real = "digits:test"': 'real = "folder:set:test"', 'data = "digits:train"\nb': 'data = "folder:set:train"\nb',
     })
