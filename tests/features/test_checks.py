@@ -19,11 +19,16 @@ class Stream(Images):
         raise AssertionError("a check reads no images")
 
 
+def str_of(value):
+    """A name of a test that is the same in every process."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
 @pytest.mark.parametrize("images", [
     UINT8, UINT8 + 255, UINT8[:, :1], Stream(10, 1, 28, 28), Stream(1, 3, 4, 6),
     NOISE * 255, NOISE * 255 - 40, NOISE * 400, NOISE * 3,  # a generator without a limit leaves the range; dark ones
     NOISE * 0, NOISE * 0.4, (NOISE - 0.5) * 0.8, torch.full((1, 3, 8, 8), 1.5),  # black, and nearly black
-], ids=str)
+], ids=str_of)
 def test_images_in_the_format_pass(images):
     check_form(images)
     check_images(images)
@@ -43,7 +48,7 @@ def test_images_in_the_format_pass(images):
     (UINT8[..., :0], ValueError, r"these are uint8 of shape \(2, 3, 8, 0\)"),
     (Stream(5, 4, 8, 8), ValueError, r"these are uint8 of shape \(5, 4, 8, 8\)"),
     (np.zeros(3), TypeError, "ndarray"),
-], ids=lambda value: "")
+], ids=str_of)
 def test_another_type_or_shape_is_refused_before_a_pixel_is_read(images, error, words):
     for check in (check_form, check_images):
         with pytest.raises(error, match=rf"^images are uint8, or float32 in 0\.\.255, .*{words}"):
@@ -61,7 +66,7 @@ def test_another_type_or_shape_is_refused_before_a_pixel_is_read(images, error, 
     (NOISE.index_fill(0, torch.tensor([1]), float("nan")), "hold NaN or infinite"),
     (NOISE * float("inf"), "hold NaN or infinite"),
     (NOISE * -float("inf"), "hold NaN or infinite"),
-], ids=lambda value: "")
+], ids=str_of)
 def test_another_range_is_refused_in_one_line(images, words):
     check_form(images)
     with pytest.raises(ValueError, match=rf"^images are uint8, or float32 in 0\.\.255; these .*{words}") as error:
