@@ -43,7 +43,7 @@ MISFITS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value"), FITS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("kind", "value"), FITS, ids=lambda v: str(v).partition(" at 0x")[0][:40])
 def test_a_value_of_the_kind_fits(kind, value):
     kind.check(value, "")
 
