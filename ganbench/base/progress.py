@@ -25,7 +25,7 @@ class Task:
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.count, self.text = what, total, 0, ""
-        self.quiet, self.last_line = quiet, time.monotonic() - LINE_EVERY_SECONDS + FIRST_LINE_SECONDS
+        self.quiet, self.last_line = quiet, time.monotonic() - max(LINE_EVERY_SECONDS - FIRST_LINE_SECONDS, 0.0)
         self.first: tuple[float, int] | None = None  # time and count of the first report
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
