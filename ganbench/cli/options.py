@@ -76,6 +76,22 @@ def _set_workers(ctx: click.Context, param: click.Parameter, value: int | None) 
         os.environ["GANBENCH_WORKERS"] = str(value)
 
 
+def launcher_options(command: Command) -> Command:
+    """Add the options that say how the jobs of a launcher run."""
+    for option in reversed((
+        click.option(
+            "--launcher-arg", "launcher_args", multiple=True, metavar="KEY=VALUE",
+            help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
+        ),
+        click.option(
+            "--jobs", "at_once", type=JOBS,
+            help="How many jobs run at a time. Default: one with local, no limit with slurm.",
+        ),
+    )):
+        command = option(command)
+    return command
+
+
 def reading(command: Command) -> Command:
     """Add the options that say how images are read if the source does not say it itself."""
     for option in reversed((

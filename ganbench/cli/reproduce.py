@@ -10,11 +10,11 @@ from ganbench.base.errors import UserError
 from ganbench.cli.options import (
     COUNT,
     FOLDER,
-    JOBS,
     common,
     device_option,
     examples,
     is_first_process,
+    launcher_options,
     parse_weights,
     parse_whole_numbers,
 )
@@ -42,14 +42,7 @@ from ganbench.recipes import BUDGETS
     help="Each recipe and seed becomes a job of its own: local waits for them, slurm submits them. "
     "Needs ganbench[launch].",
 )
-@click.option(
-    "--launcher-arg", "launcher_args", multiple=True, metavar="KEY=VALUE",
-    help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
-)
-@click.option(
-    "--jobs", "at_once", type=JOBS,
-    help="How many jobs run at a time. Default: one with local, no limit with slurm.",
-)
+@launcher_options
 @click.option("--dry-run", is_flag=True, help="Print the jobs, a command a line, and do nothing.")
 @click.option(
     "--weights", multiple=True, metavar="EXTRACTOR=FILE",

@@ -14,12 +14,12 @@ from ganbench.cli.options import (
     BATCH_SIZE,
     COUNT,
     FILE,
-    JOBS,
     SEED,
     WholeNumber,
     common,
     device_option,
     examples,
+    launcher_options,
     parse_weights,
     reading,
 )
@@ -64,14 +64,7 @@ class ShardJob(Job):
     "them. Needs ganbench[launch].",
 )
 @click.option("--shards", "count", type=WholeNumber(1, MOST_JOBS), metavar="N", help="How many, with --launcher.")
-@click.option(
-    "--launcher-arg", "launcher_args", multiple=True, metavar="KEY=VALUE",
-    help="A parameter of submitit, such as slurm_partition=gpu or timeout_min=600.",
-)
-@click.option(
-    "--jobs", "at_once", type=JOBS,
-    help="How many jobs run at a time. Default: one with local, no limit with slurm.",
-)
+@launcher_options
 @click.option("--num", type=COUNT, help="Number of images, drawn under --seed. Default: all.")
 @reading
 @click.option("--batch-size", type=BATCH_SIZE, help="Batch size of the extractor. Default: its own.")

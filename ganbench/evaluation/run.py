@@ -199,8 +199,8 @@ def require_moments(reference: Samples, what: str) -> None:
 def require_some(requests: list[measure.Request], missing: dict[str, str]) -> None:
     """Raise UserError if no metric can be measured, because their extractors are missing."""
     if missing and all(r.extractor in missing for r in requests):
-        known = [n for n in registry.names("extractors") if n not in missing and features.is_bundled(n)]
-        instead = f" Without it: --extractor {known[0]}." if known else ""
+        here = (name for name in registry.names("extractors") if name not in missing and features.is_bundled(name))
+        instead = f" Without it: --extractor {name}." if (name := next(here, "")) else ""
         raise UserError(f"{next(iter(missing.values()))}{instead}")
 
 

@@ -7,7 +7,7 @@ arXiv:1707.02392, Section 4 (called MMD there). The paper compares point clouds;
 Range [0, inf), lower is better. The distance grows if a kind of real image is never generated. It shrinks with the
 number of generated images, and it is 0 for a copy of the training set: compare it with the row of real data.
 
-The standard error is over the real images, for fixed generated images. What another generated set would change is left
+The standard error is over the real images, for fixed generated images. The variation over generated sets is left
 out: that is little for as many generated images as real ones. For a sixth as many, the error is a third too small.
 """
 

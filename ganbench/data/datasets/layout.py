@@ -114,7 +114,7 @@ def of_zip(path: Path, split: str | None = None, labelled: bool = True) -> Layou
 def require_regular_zip(found: os.stat_result, path: Path) -> None:
     """Raise UserError unless a path is a regular file: a FIFO would be waited for."""
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is no regular file: give a zip.")
+        raise UserError(f"{path} is no regular file: give one.")
 
 
 def _walk(path: Path, left_out: Counter[str]) -> Iterator[Entry]:
