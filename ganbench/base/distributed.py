@@ -200,7 +200,7 @@ def report_failure(reason: str, say: Callable[[str], None], named: bool = False)
 
     The first failure counts: a connection that another process closed is no reason. The line names the rank, unless all
     processes fail for the same reason or it is `named` already. torchrun shows the same line at the end of its own
-    report. Call it right before the process ends.
+    report, whichever process it looks at. Call it right before the process ends.
     """
     line = reason if named or "RANK" not in os.environ else f"rank {os.environ['RANK']}: {reason}"
     try:
@@ -208,7 +208,8 @@ def report_failure(reason: str, say: Callable[[str], None], named: bool = False)
         first = store.compare_set("failure", "", reason).decode() == reason
         count = f"failures {hashlib.sha256(reason.encode()).hexdigest()}"
         if not first or store.add(count, 1) > 1:
-            _wait(3.0, lambda: store.check(["said"]))
+            if _wait(3.0, lambda: store.check(["said"])):
+                _write_error_file(store.get("said").decode(), later=1)
             return
         if not named and _wait(1.0, lambda: store.add(count, 0) == world):
             line = reason
@@ -218,7 +219,7 @@ def report_failure(reason: str, say: Callable[[str], None], named: bool = False)
     say(line)
     if store is not None:
         with contextlib.suppress(OSError, RuntimeError):
-            store.set("said", "")
+            store.set("said", line)
 
 
 def _wait(seconds: float, until: Callable[[], bool]) -> bool:
@@ -228,11 +229,15 @@ def _wait(seconds: float, until: Callable[[], bool]) -> bool:
     return done
 
 
-def _write_error_file(line: str) -> None:
-    """Write the reason where torchrun looks for it."""
+def _write_error_file(line: str, later: int = 0) -> None:
+    """Write the reason where torchrun looks for it.
+
+    torchrun shows the file of the earliest failure among the processes that have ended when it looks: any of them may
+    be alone. later: seconds by which this failure follows from that of another process.
+    """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        extra = {"py_callstack": line, "timestamp": str(int(time.time()) + later)}
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
             json.dump({"message": {"message": line, "extraInfo": extra}}, file)
 

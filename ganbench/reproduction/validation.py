@@ -27,7 +27,7 @@ from ganbench.evaluation.subject import METHODS
 from ganbench.gan import GAN, capabilities, checkpoint
 from ganbench.recipes import SYNTHETIC, Group, Recipe
 from ganbench.reproduction.run import DEFAULT_EXTRACTOR, watched_metric, with_synthetic_data
-from ganbench.training.loop import new_model
+from ganbench.training.loop import require_fit
 
 
 class Fault(NamedTuple):
@@ -194,8 +194,7 @@ def _faults_of_data(recipe: Recipe, gan: GAN | None) -> Iterator[Fault]:
     try:
         data = _look_up(recipe.train.data, resize)
         if data is not None and gan is not None:
-            with torch.device("meta"):
-                new_model(recipe, data)
+            require_fit(gan, recipe, data)
     except UserError as error:
         yield Fault("train", "data", str(error).removeprefix(f"recipe '{recipe.name}': "))
     for key, text in (("reference", recipe.evaluate.reference), ("real", recipe.evaluate.real)):

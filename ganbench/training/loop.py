@@ -325,6 +325,13 @@ class _Run:
 
 def new_model(recipe: Recipe, data: Dataset) -> GAN:
     """Return the recipe's model, newly initialised. Raises UserError if its arguments or the data do not fit."""
+    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
+    require_fit(gan, recipe, data)
+    return gan
+
+
+def require_fit(gan: GAN, recipe: Recipe, data: Dataset) -> None:
+    """Raise UserError if the recipe's model, whose weights may be on torch's meta device, cannot train on `data`."""
     whose, train = f"recipe '{recipe.name}'", recipe.train
     few = train.labels > 0
     needed = train.unlabelled_batch_size if few else train.batch_size
@@ -334,7 +341,6 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
         )
     if train.batch_size % distributed.world_size() or train.unlabelled_batch_size % distributed.world_size():
         raise UserError(f"{whose}: its batches cannot be shared equally by {distributed.world_size()} processes.")
-    gan = checkpoint.make_model(recipe.model.name, recipe.model.args, whose)
     try:
         gan.optimizers()  # look at learning rates and the like
     except Exception as error:  # optimisers refuse numbers with errors of many types
@@ -360,7 +366,6 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
             raise UserError(
                 f"{whose}: {train.labels} labels cannot be as many of each of the {classes} classes of '{data.name}'."
             )
-    return gan
 
 
 @torch.no_grad()
