@@ -2,8 +2,8 @@
 
 The function is that of torch-fidelity's network; the order of computation is faster. Batch norm is folded into the
 convolutions, images are channels last in memory, ReLU is inside oneDNN's convolution on the CPU (`folding`), average
-pooling comes after the 1x1 convolution instead of before it (both are linear), and TensorFlow 1's resizing is two
-matrix products. The weights are checked by hash. Torchvision's Inception-v3 is another network.
+pooling comes after the 1x1 convolution instead of before it (both are linear), and TensorFlow 1's resizing is torch's
+on a padded image. The weights are checked by hash. Torchvision's Inception-v3 is another network.
 """
 
 import functools
@@ -27,6 +27,7 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # i
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 FILES = {FILE: Published(URL, SHA256)}
 SIDE = 299
+LARGE = 512  # pixels of a side beyond which only the pixels that are looked at are converted
 SPATIAL_CHANNELS = 7
 
 # Convolutions as (name, output channels, kernel height, kernel width). Padding keeps the size, except where a name is
@@ -198,7 +199,7 @@ class InceptionV3(FeatureExtractor):
     name = "inception-v3"
     source = "torch-fidelity, converted from TensorFlow's inception-2015-12-05"
     licence = "Apache-2.0"
-    version = "2"  # 1 was torch-fidelity's network: the same to 1e-6, but not to the bit
+    version = "3"  # 1 was torch-fidelity's network, 2 resized by matrix products: the same to 1e-6, not to the bit
 
     def __init__(self, weights: Path | None = None, download: bool = True) -> None:
         super().__init__()
@@ -284,30 +285,32 @@ def scaled(images: Tensor) -> Tensor:
     Bilinear as TensorFlow 1 resized: pixel i of the new image looks at i H / 299 in the old one, without half-pixel
     centres and without a filter.
     """
-    # Before resizing, where there are mostly fewer pixels: exact for uint8, and each new pixel's weights sum to one.
-    x = (images.float() - 128) / 128
-    with full_float32():
-        for axis in (2, 3):
-            if x.shape[axis] != SIDE:
-                x = _resized(x, axis)
-    return to_rgb(x).contiguous(memory_format=torch.channels_last)
+    large = max(images.shape[2:]) > LARGE
+    images = to_rgb(images)  # before resizing: one channel is rounded as three are
+    x = (_sampled(images) - 128) / 128 if large else _interpolated((images.float() - 128) / 128)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
-def _resized(x: Tensor, axis: int) -> Tensor:
-    low, high, share, matrix = _grid(x.shape[axis], x.device)
-    if x.shape[axis] <= 128:  # the matrix is mostly zeros, and still faster where it is small
-        return matrix @ x if axis == 2 else x @ matrix.T
-    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share[:, None] if axis == 2 else share)
+def _interpolated(x: Tensor) -> Tensor:
+    """With corners aligned, one pixel more on both sides gives the ratio H / 299; the added one is dropped again."""
+    if x.shape[2:] == (SIDE, SIDE):
+        return x
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate").contiguous(memory_format=torch.channels_last)
+    return F.interpolate(x, (SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
+
+
+def _sampled(images: Tensor) -> Tensor:
+    """Take the rows, and of these the columns, that the new pixels look at: most of a large image is not converted."""
+    low, high, share = _grid(images.shape[2], images.device)
+    x = torch.lerp(images.index_select(2, low).float(), images.index_select(2, high).float(), share[:, None])
+    low, high, share = _grid(images.shape[3], images.device)
+    return torch.lerp(x.index_select(3, low), x.index_select(3, high), share)
 
 
 @functools.lru_cache(maxsize=16)
-def _grid(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each of the 299 new pixels: its two old ones, the second one's share, and both shares as a 299 x n matrix."""
+def _grid(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of the 299 new pixels: the indices of its two old ones, and the second one's share."""
     with torch.inference_mode(False):
         at = torch.arange(SIDE, dtype=torch.float32) * torch.tensor(n / SIDE, dtype=torch.float32)
         low = at.long()
-        share, high = at - low, (low + 1).clamp_max(n - 1)
-        matrix, row = torch.zeros(SIDE, n), torch.arange(SIDE)
-        matrix[row, low] += 1 - share
-        matrix[row, high] += share
-        return low.to(device), high.to(device), share.to(device), matrix.to(device)
+        return low.to(device), (low + 1).clamp_max(n - 1).to(device), (at - low).to(device)

@@ -40,6 +40,8 @@ COLUMNS = (
 GROUP_COLUMNS = tuple(c for c in COLUMNS if c != "dataset")
 RESULT_COLUMNS = ("metric", "value", "± over", "real data", "n", "n real", "notes")
 FORMATS = ("md", "csv", "latex")
+DIGITS = 7  # of a value at most: features are float32, which has no more
+PLACES = 8  # decimals at most
 SHORT = {"budget": "short"}  # overrides of the runs that stand in for full ones, or beneath them
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
@@ -51,13 +53,23 @@ LATEX = str.maketrans({
 
 
 def number(value: float | None, error: float | None = None) -> str:
-    """Return a value with two significant digits of its error; without an error, with four of its own."""
+    """Return a value with two significant digits of its error; without an error, with four of its own.
+
+    The value has at most DIGITS digits. If its error is below them, or if there would be more than PLACES decimals, each
+    of the two is rounded by itself, in scientific notation where that is shorter.
+
+    >>> number(12.3456, 0.234), number(10.0, 1.7e-20), number(1.234e-12, 1e-13)
+    ('12.35 ± 0.23', '10 ± 1.7e-20', '1.23e-12 ± 1e-13')
+    """
     if value is None:
         return ""
     if error is None or not error > 0:
         return f"{value:.4g}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{places}f} ± {error:.{places}f}"
+    places = 1 - math.floor(math.log10(error))
+    digits = places + 1 + math.floor(math.log10(abs(value) or error))
+    if digits <= DIGITS and places <= PLACES and max(abs(value), error) < 10**DIGITS:
+        return f"{value:.{max(0, places)}f} ± {error:.{max(0, places)}f}"
+    return f"{value:.{min(max(digits, 1), DIGITS)}g} ± {error:.2g}"
 
 
 def printed(r: Reported) -> str:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import ROOT, write_recipe
 
 from ganbench import recipes
@@ -52,10 +54,33 @@ def recipe(place):
         (0.98765, None, "0.9877"),
         (None, None, ""),
         (None, 0.1, ""),
+        (0.99972223, 0.0000080, "0.9997222 ± 0.0000080"),  # the longest that is written out
+        (1234567.0, 23.0, "1234567 ± 23"),
+        (10.0, 1.7e-20, "10 ± 1.7e-20"),  # an error below the digits of the value
+        (12.3456789, 0.0000021, "12.34568 ± 2.1e-06"),
+        (0.0, 1e-20, "0 ± 1e-20"),
+        (1.234e-12, 1e-13, "1.23e-12 ± 1e-13"),  # many zeros
+        (5e-324, 5e-324, "4.9e-324 ± 4.9e-324"),
+        (1e300, 2e299, "1e+300 ± 2e+299"),
+        (-1.5e300, 1e-300, "-1.5e+300 ± 1e-300"),
+        (1e300, 0.5, "1e+300 ± 0.5"),
+        (0.5, 1e300, "0.5 ± 1e+300"),
     ],
 )
 def test_a_number_has_two_digits_of_its_error_or_four_of_its_own(value, error, text):
     assert number(value, error) == text
+
+
+FINITE = st.floats(-1e300, 1e300)
+
+
+@given(FINITE, FINITE.map(abs).filter(bool))
+def test_any_value_and_error_can_be_read_and_is_the_value(value, error):
+    text = number(value, error)
+    assert len(text) <= len("-1.234567e-300 ± 1.2e-300")
+    shown, shown_error = map(float, text.split(" ± "))
+    assert abs(shown - value) <= max(0.051 * error, 0.51e-6 * abs(value))
+    assert shown_error == pytest.approx(error, rel=0.051)
 
 
 @pytest.mark.parametrize(
