@@ -55,8 +55,8 @@ LATEX = str.maketrans({
 def number(value: float | None, error: float | None = None) -> str:
     """Return a value with two significant digits of its error; without an error, with four of its own.
 
-    The value has at most DIGITS digits. If its error is below them, or if there would be more than PLACES decimals, each
-    of the two is rounded by itself, in scientific notation where that is shorter.
+    The value has at most DIGITS digits. If its error is below them, or takes more than PLACES decimals, each of the two
+    is rounded by itself, in scientific notation where that is shorter.
 
     >>> number(12.3456, 0.234), number(10.0, 1.7e-20), number(1.234e-12, 1e-13)
     ('12.35 ± 0.23', '10 ± 1.7e-20', '1.23e-12 ± 1e-13')
