@@ -96,7 +96,7 @@ class TrainSpec:
 class WatchSpec:
     """How a run is watched while it goes on; no weight depends on it.
 
-    grid_every: steps between sample grids; 0: ten grids over the run.
+    grid_every: steps between sample grids; 0: ten grids over the run. One more comes within its first minute.
     on_trouble: 'stop' ends a run whose losses explode, whose generator collapses or whose discriminator has won;
     'go on' only says so.
     metric: measured every `every` steps on `num` samples against the training images. The checkpoint of its best value

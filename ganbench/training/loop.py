@@ -37,6 +37,7 @@ from ganbench.training.tensorboard import Board
 SAVE_EVERY_SECONDS = 30.0
 LOG_LINES = 200  # in a whole run
 GRIDS = 10  # pictures in a whole run, unless the recipe says how often
+FIRST_PICTURE_SECONDS = 30.0  # of training, after which a run without a picture gets its first one
 GRID_COLUMNS = 10
 
 
@@ -185,6 +186,7 @@ class _Run:
             say(remark)
         log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
         start, saved_at, text = self.step, time.monotonic(), ""
+        first_picture_at = math.inf if self.place.has_samples() else saved_at + FIRST_PICTURE_SECONDS
         for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
             losses = self.one_step(batch)
             step = self.step
@@ -199,8 +201,9 @@ class _Run:
                 self.heed(distributed.first(reason), say)
             if watch and self.first and (step % looked.every == 0 or step == steps):
                 self.measure(watch, board)
-            if self.first and (step % grid_every == 0 or step == steps):
+            if self.first and (step % grid_every == 0 or step == steps or time.monotonic() >= first_picture_at):
                 self.picture(board)
+                first_picture_at = math.inf
             if self.first and time.monotonic() - saved_at > SAVE_EVERY_SECONDS and step < steps:
                 self.save()
                 saved_at = time.monotonic()
@@ -276,10 +279,14 @@ class _Run:
             checkpoint.save(self.place.best, model.state_dict(), self.metadata())
 
     def picture(self, board: Board) -> None:
-        """Draw samples on a fixed latent, and interpolations between pairs of latents."""
-        pictures = {"step": sample_grid(self.evaluated)}
-        if "generate" in capabilities(self.gan):
-            pictures["between"] = interpolation(self.evaluated)
+        """Draw samples on a fixed latent, and interpolations between pairs of latents.
+
+        No random number of the training is used up: the first picture is drawn at a step that depends on the clock.
+        """
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            pictures = {"step": sample_grid(self.evaluated)}
+            if "generate" in capabilities(self.gan):
+                pictures["between"] = interpolation(self.evaluated)
         for name, image in pictures.items():
             save_png(image, self.place.samples(f"{name}-{self.step:06d}"))
             board.picture(self.step, name, image)

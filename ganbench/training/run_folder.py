@@ -89,6 +89,10 @@ class RunFolder:
         """The file of a picture."""
         return self.path / "samples" / f"{name}.png"
 
+    def has_samples(self) -> bool:
+        """Return True if a picture of samples was drawn, by this process or an earlier one."""
+        return any((self.path / "samples").glob("step-*.png"))
+
     def write(self, line: dict[str, Any]) -> None:
         """Append a line to the log. Raises UserError if it cannot be written, as on a full disk."""
         try:

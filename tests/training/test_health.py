@@ -239,6 +239,31 @@ def test_pictures_are_drawn_at_the_chosen_steps(data, place):
     assert names == [f"{kind}-{step:06d}.png" for kind in ("between", "step") for step in (4, 6)]
 
 
+class Leaky(type(tiny_dcgan())):
+    """A model whose samples use up random numbers of the training."""
+
+    def sample(self, n, y=None, generator=None):
+        torch.rand(3)
+        return super().sample(n, y, generator)
+
+
+def test_the_first_picture_comes_soon_and_once_and_moves_no_weight(data, place, monkeypatch):
+    monkeypatch.setattr(loop.checkpoint.registry, "load", lambda kind, name: Leaky)
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+    recipe = recipes.read(write_recipe(place))
+    recipe = replace(recipe, watch=replace(recipe.watch, grid_every=100))
+    pictures = {}
+    for name, seconds in (("late", 1e9), ("soon", 0.0)):
+        monkeypatch.setattr(loop, "FIRST_PICTURE_SECONDS", seconds)
+        with pytest.raises(ZeroDivisionError):
+            train(recipe, data, place / name, 0, CPU, advance=lambda step, text: 1 // (3 - step))
+        train(recipe, data, place / name, 0, CPU)
+        pictures[name] = sorted(p.name for p in (place / name / "samples").glob("step-*.png"))
+    assert pictures == {"late": ["step-000006.png"], "soon": ["step-000001.png", "step-000006.png"]}
+    assert (place / "late" / CHECKPOINT).read_bytes() == (place / "soon" / CHECKPOINT).read_bytes()
+    assert (place / "late" / LOG).read_bytes() == (place / "soon" / LOG).read_bytes()
+
+
 def test_between_two_latents_the_ends_are_their_images(data):
     model = tiny_dcgan().eval()
     picture = loop.interpolation(model)
