@@ -148,6 +148,10 @@ class FeatureStore:
 
         return embed
 
+    def pace(self) -> dict[str, float]:
+        """Return how many seconds the passes over images took, and how many of these the networks waited for images."""
+        return {"pass_seconds": round(self.seconds, 1), "waited_seconds": round(self.waited, 1)}
+
     def _has(self, samples: Samples, name: str, side: int, moments: bool) -> bool:
         """Return True if features, or the moments that are enough, are in memory or on disk, or cannot be made."""
         key = (id(samples), name, side)

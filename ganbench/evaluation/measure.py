@@ -40,6 +40,7 @@ LACKS = {
     "encode": "has no encoder",
     "reconstruct": "does not reconstruct images",
     "classify": "is no classifier",
+    "code_log_likelihood": "has no codes",
 }
 
 

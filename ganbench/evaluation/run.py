@@ -181,7 +181,7 @@ def run(request: Request, reporter: Reporter) -> Result:
         fake=describe(fake) if fake else None, reference=describe(reference) if reference else None,
         held_out=describe(held_out) if held_out else None, measurements=measurements, real=real, seed=request.seed,
         training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
-        environment=results.environment(describe_device(device)), created=results.now(),
+        environment=results.environment(describe_device(device)) | store.pace(), created=results.now(),
     )
 
 

@@ -23,6 +23,7 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
     """
     gan = gan.to(device).eval()
     can = capabilities(gan)
+    has_codes = {"codes", "code_log_likelihood", "generate"} <= set(can)
 
     @torch.inference_mode()
     def generate(z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -31,6 +32,15 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
         with full_float32():
             images = [gan.generate(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
         return torch.cat([x.float().cpu() for x in images])
+
+    @torch.inference_mode()
+    def code_log_likelihood(z: Tensor, y: Tensor | None = None) -> Tensor:
+        logs = []
+        with full_float32():
+            for rows in torch.arange(len(z)).split(BATCH):
+                latents, labels = z[rows].to(device), None if y is None else y[rows].to(device)
+                logs.append(gan.code_log_likelihood(gan.generate(latents, labels), latents).float().cpu())
+        return torch.cat(logs)
 
     def of_images(method: str):  # type: ignore[no-untyped-def]
         @torch.inference_mode()
@@ -44,6 +54,8 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
         name, gan.num_classes, dict(args), sample_latent=gan.sample_latent,
         generate=generate if "generate" in can else None, encode=of_images("encode"),
         reconstruct=of_images("reconstruct"), classify=of_images("classify"),
+        codes={code.name: code.entropy for code in gan.codes()} if has_codes else {},
+        code_log_likelihood=code_log_likelihood if has_codes else None,
     )
 
 

@@ -50,6 +50,7 @@ It can be trained and evaluated:
     ['sample', 'sample_latent', 'generate']
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -57,16 +58,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three.
+# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three and the
+# last two.
 # x is float N x C x H x W in [-1, 1]. A method that its configuration rules out raises ValueError with the reason.
 #   encode(x)                  -> float N x d, latents of the images
 #   encoder_features(x)        -> float N x ..., a hidden layer of the encoder
 #   reconstruct(x)             -> float N x C x H x W in [-1, 1], G(E(x))
 #   classify(x)                -> float N x K, class logits
 #   discriminator_features(x)  -> float N x ..., a hidden layer of the discriminator
+#   codes()                    -> tuple of `Code`, the parts of z that the model is trained to find again in G(z)
+#   code_log_likelihood(x, z)  -> float N x codes, log Q(c | x) of each code c in z, in nats
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
-    "discriminator_features",
+    "discriminator_features", "codes", "code_log_likelihood",
 )
 
 
@@ -84,6 +88,32 @@ class Batch(NamedTuple):
     y: Tensor | None
     step: int
     u: Tensor | None = None
+
+
+class Code(NamedTuple):
+    """An interpretable code c: a part of the latent z that the model is trained to find again in the image.
+
+    name: the paper's, such as 'c1'. start: its first column in z.
+    values: number of values of a categorical code. They are equally likely, and z has them as a one-hot vector. 0 means
+    a continuous code, one column that is uniform in [-1, 1].
+
+    >>> Code("c1", start=62, values=10).columns
+    slice(62, 72, None)
+    """
+
+    name: str
+    start: int
+    values: int = 0
+
+    @property
+    def columns(self) -> slice:
+        """The columns of z that hold the code."""
+        return slice(self.start, self.start + max(self.values, 1))
+
+    @property
+    def entropy(self) -> float:
+        """H(c) in nats; for a continuous code, the differential entropy."""
+        return math.log(self.values or 2)
 
 
 class GAN(nn.Module):
@@ -151,6 +181,17 @@ class GAN(nn.Module):
         """Return G(z), or G(z, y) of a conditional model: float n x C x H x W in [-1, 1].
 
         z: latents as `sample_latent` draws them. y: classes, int64 n. Both are on the model's device.
+        """
+        raise NotImplementedError
+
+    def codes(self) -> tuple[Code, ...]:
+        """Return the codes of z: parts of it that the model is trained to find again in G(z)."""
+        raise NotImplementedError
+
+    def code_log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log Q(c | x) of each code c in z, in nats: float n x codes, in the order of `codes`.
+
+        x: images, float n x C x H x W in [-1, 1]. z: the latents whose codes are looked for in them.
         """
         raise NotImplementedError
 

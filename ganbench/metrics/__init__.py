@@ -12,6 +12,7 @@ shape, or with values that are not finite.
 
 from ganbench.metrics.began_convergence import convergence_measure
 from ganbench.metrics.clustering import cluster_error
+from ganbench.metrics.code_information import information_bound
 from ganbench.metrics.contract import (
     Inputs,
     Model,
@@ -79,6 +80,7 @@ __all__ = [
     "frechet_distance_from_moments",
     "frechet_standard_error",
     "inception_score",
+    "information_bound",
     "kernel_distance",
     "kl_divergence",
     "kl_to_uniform",

@@ -5,7 +5,7 @@ protocols (`fid`, `kid`, `inception_score`) are reserved for the published netwo
 """
 
 import typing
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -137,6 +137,8 @@ class Model:
     sample_latent(n, generator): n draws from the prior of z, float32 n x d. generate(z, y): float32 images in [-1, 1]
     from latents and, for a conditional model, labels int64 n. encode(images): E(x), float32 N x d.
     reconstruct(images): float32 images in [-1, 1]. classify(images): logits float32 N x K.
+    codes: entropies H(c) in nats of the codes in z, by name and in their order. code_log_likelihood(z, y): log Q(c | x)
+    of each code c in z for x = G(z, y), float32 N x codes.
     num_classes: 0 if the model takes no labels. args: arguments of the constructor.
     """
 
@@ -148,6 +150,8 @@ class Model:
     encode: Callable[[Any], Tensor] | None = None
     reconstruct: Callable[[Any], Tensor] | None = None
     classify: Callable[[Any], Tensor] | None = None
+    codes: Mapping[str, float] = field(default_factory=dict)
+    code_log_likelihood: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class Inputs:
 
 SIDES = ("real", "fake", "held_out")
 PARTS = ("images", "labels", "features", "logits")
-CAPABILITIES = ("generate", "encode", "reconstruct", "classify")  # `generate` includes `sample_latent`
+CAPABILITIES = ("generate", "encode", "reconstruct", "classify", "code_log_likelihood")  # `generate` includes `sample_latent`
 NEEDS = frozenset({f"{s}.{p}" for s in SIDES for p in PARTS} | {f"model.{c}" for c in CAPABILITIES} | {"embed", "fit"})
 
 
