@@ -16,7 +16,8 @@ Unconfirmed:
 
 Deviations from the paper and its code:
 1. Between two evaluations batch norm keeps running moments, which only unfinished runs are sampled with.
-2. Images in [-1, 1] are mapped to the code's [0, 1] at the doors of the permutation-invariant networks.
+2. Images in [-1, 1] are mapped to the code's [0, 1] at the doors of the model. The permutation-invariant D and E read
+   G's sigmoid itself, so that a pixel of 1e-9 stays one.
 3. The convolutional networks are not the paper's for ImageNet (AlexNet's encoder, crops of 112 from 128): they follow
    the same rules (z joined at every layer of G and D, batch norm but at the first layer) with DCGAN's layers.
 4. An epoch's last, incomplete batch is left out: 468 steps an epoch of 60,000 images, not 469.
@@ -47,7 +48,7 @@ norm2d = partial(nn.BatchNorm2d, eps=1e-8, affine=False)
 Shape = tuple[int, int, int]  # C, H, W
 Objectives = dict[str, tuple[Tensor, str]]  # name: loss, and the networks that minimise it
 
-# --- Permutation-invariant networks (net.py, mnist_mlp): images in [0, 1] inside (deviation 2) ---
+# --- Permutation-invariant networks (net.py, mnist_mlp): images in [0, 1] (deviation 2) ---
 
 
 class Reader(nn.Module):
@@ -64,7 +65,7 @@ class Reader(nn.Module):
 
     def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """The last hidden layer, N x 1024."""
-        h = self.fc2(lrelu(self.fc1((x.flatten(1) + 1) / 2)))
+        h = self.fc2(lrelu(self.fc1(x.flatten(1))))
         return lrelu(self.bn2(h if self.z2 is None else h + self.z2(z)))
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -84,10 +85,10 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = F.relu(self.bn1(self.fc1(z)))
         h = F.relu(self.bn2(self.fc2(h) + self.z2(z)))
-        return 2 * torch.sigmoid(self.out(h).float()).unflatten(1, self.shape) - 1
+        return torch.sigmoid(self.out(h).float()).unflatten(1, self.shape)
 
 
-# --- Convolutional networks (deviation 3) ---
+# --- Convolutional networks (deviation 3): images in [-1, 1] ---
 
 
 class ConvReader(nn.Module):
@@ -161,7 +162,7 @@ class Table1(GAN):
         if convolutional and (image_size < 8 or image_size & (image_size - 1)):
             raise ValueError(f"image_size of convolutional networks must be a power of two from 8 on, not {image_size}")
         self.image_shape = (channels, image_size, image_size)
-        self.latent_dim, self.lr, self.weight_decay = latent_dim, lr, weight_decay
+        self.latent_dim, self.lr, self.weight_decay, self.convolutional = latent_dim, lr, weight_decay, convolutional
         self.constant_steps, self.decay_steps, self.moment_batches = constant_steps, decay_steps, moment_batches
         generator, reader = (ConvGenerator, ConvReader) if convolutional else (Generator, Reader)
         self.G = generator(self.image_shape, width, latent_dim)
@@ -174,8 +175,19 @@ class Table1(GAN):
         for name in set(self.networks) & set(self.zero_at_first):
             nn.init.zeros_(getattr(self, name).out.weight)
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1] in the range of the networks."""
+        return x if self.convolutional else (x + 1) / 2
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Images of the networks in [-1, 1]."""
+        return x if self.convolutional else 2 * x - 1
+
     def objectives(self, x: Tensor) -> Objectives:
-        """Losses of one forward pass, each with the networks that it moves; a loss without any is only logged."""
+        """Losses of one forward pass, each with the networks that it moves; a loss without any is only logged.
+
+        x: images in the range of the networks.
+        """
         raise NotImplementedError
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -193,7 +205,7 @@ class Table1(GAN):
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """All networks step at once, each down its objective."""
         self.set_rates(opt, batch.step)
-        objectives = self.objectives(batch.x)
+        objectives = self.objectives(self.inside(batch.x))
         minimize_together(*((loss, [opt[n] for n in networks]) for loss, networks in objectives.values() if networks))
         return {name: loss.detach() for name, (loss, _) in objectives.items()}
 
@@ -224,23 +236,27 @@ class Table1(GAN):
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z)"""
-        return self.G(z)
+        return self.outside(self.G(z))
 
 
 class WithEncoder(Table1):
     """The rows that have an encoder."""
 
-    def encode(self, x: Tensor) -> Tensor:
-        """E(x), squashed to (-1, 1) by 2 sigmoid - 1, N x d."""
+    def code(self, x: Tensor) -> Tensor:
+        """E(x), squashed to (-1, 1) by 2 sigmoid - 1, N x d. x: as in `objectives`."""
         return 2 * torch.sigmoid(self.E(x)) - 1
+
+    def encode(self, x: Tensor) -> Tensor:
+        """E(x), squashed to (-1, 1), N x d."""
+        return self.code(self.inside(x))
 
     def encoder_features(self, x: Tensor) -> Tensor:
         """The last hidden layer of E, N x 1024: Table 1 looks up neighbours in it."""
-        return self.E.features(x)
+        return self.E.features(self.inside(x))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x))"""
-        return self.G(self.encode(x))
+        return self.generate(self.encode(x))
 
 
 class WithDiscriminator(Table1):
@@ -252,7 +268,7 @@ class WithDiscriminator(Table1):
 
     def discriminator_features(self, x: Tensor) -> Tensor:
         """The last hidden layer of D, N x 1024."""
-        return self.D.features(x)
+        return self.D.features(self.inside(x))
 
     def observe(self, x: Tensor) -> None:
         self.G(self.sample_latent(len(x)).to(x))
@@ -274,13 +290,13 @@ class BiGAN(WithEncoder, WithDiscriminator):
 
     def objectives(self, x: Tensor) -> Objectives:
         z = self.sample_latent(len(x)).to(x)
-        real_logit, fake_logit = self.D(x, self.encode(x)), self.D(self.G(z), z)
+        real_logit, fake_logit = self.D(x, self.code(x)), self.D(self.G(z), z)
         return {"d_loss": (self.d_loss(real_logit, fake_logit), "D"),
                 "ge_loss": (self.ge_loss(real_logit, fake_logit), "GE")}
 
     def discriminator_features(self, x: Tensor) -> Tensor:
         """The last hidden layer of D at (x, E(x)), N x 1024."""
-        return self.D.features(x, self.encode(x))
+        return self.D.features(self.inside(x), self.encode(x))
 
 
 class PlainGAN(WithDiscriminator):
@@ -316,7 +332,7 @@ class LatentRegressor(PlainGAN, WithEncoder):
 
     def observe(self, x: Tensor) -> None:
         super().observe(x)
-        self.E(x)
+        self.encode(x)
 
 
 class JointLatentRegressor(LatentRegressor):
@@ -346,7 +362,8 @@ class AutoencoderL2(WithEncoder):
         return ((x - back) / 2).square().mean()
 
     def objectives(self, x: Tensor) -> Objectives:
-        return {"reconstruction_loss": (self.reconstruction_loss(x, self.reconstruct(x)), "GE")}
+        loss = self.reconstruction_loss(self.outside(x), self.outside(self.G(self.code(x))))
+        return {"reconstruction_loss": (loss, "GE")}
 
     def observe(self, x: Tensor) -> None:
         self.reconstruct(x)

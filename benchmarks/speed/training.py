@@ -147,6 +147,7 @@ def _bigan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
     ones, zeros = torch.ones(len(x)), torch.zeros(len(x))
     z = torch.rand(len(x), gan.latent_dim) * 2 - 1
     bce = F.binary_cross_entropy_with_logits
+    x = (x + 1) / 2
     real, fake = gan.D(x, 2 * torch.sigmoid(gan.E(x)) - 1).flatten(), gan.D(gan.G(z), z).flatten()
     d_loss, ge_loss = (bce(real, ones) + bce(fake, zeros)) / 2, (bce(real, zeros) + bce(fake, ones)) / 2
     d, ge = list(gan.D.parameters()), [*gan.G.parameters(), *gan.E.parameters()]

@@ -135,7 +135,7 @@ def test_updates_are_simultaneous():
     nn.init.normal_(model.D.out.weight, 0, 0.1)
     torch.manual_seed(5)
     z = model.sample_latent(len(x))
-    real, fake = model.D(x, model.encode(x)), model.D(model.G(z), z)
+    real, fake = model.D((x + 1) / 2, model.encode(x)), model.D(model.G(z), z)
     expected = torch.autograd.grad(model.ge_loss(real, fake), list(model.G.parameters()))
     torch.manual_seed(5)
     model.training_step(Batch(x, None, 0), model.optimizers())
@@ -205,6 +205,20 @@ def test_ten_steps_of_the_regressors_are_those_of_a_loop_written_from_the_formul
         for p, w in zip(net.parameters(), weights, strict=True):
             # A wrong term shows at 1e-3. Rounding, which Adam amplifies, differs between releases of torch.
             torch.testing.assert_close(p.T, w, rtol=1e-9, atol=1e-10)
+
+
+def test_a_pixel_that_is_nearly_black_reaches_d_and_e_as_it_is():
+    """Were it mapped to [-1, 1] and back, a sigmoid of 1e-9 would be 0, and nothing could be told from black images."""
+    model = new("bigan-jlr")
+    nn.init.constant_(model.G.out.weight, -1.0)
+    seen = []
+    for net in (model.D, model.E):
+        net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0].detach()))
+    model.training_step(Batch(images(), None, 0), model.optimizers())
+    fakes = [x for x in seen if float(x.max()) < 0.1]
+    assert len(fakes) == 2  # one for D, one for E
+    for x in fakes:
+        assert 0 < float(x.min()) < 1e-8
 
 
 # --- Schedule and moments ---
