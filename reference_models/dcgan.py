@@ -10,10 +10,12 @@ Other sizes 4 * 2^k take Figure 1 with fewer or more stages. This is a conventio
 Deviations from the paper and its code:
 1. Samples are drawn with the running moments of batch norm (momentum 0.1), so that a sample does not depend on its
    neighbours. The official code uses the moments of the batch.
-2. At 28 x 28, images in [-1, 1] are mapped to the official [0, 1] at the networks' doors; the networks are unchanged.
+2. At 28 x 28, images in [-1, 1] are mapped to the official [0, 1] at the networks' doors.
 3. With `num_classes`, Figure 1 gets the label at every layer, as the MNIST code's network does. The paper has no such
    network.
-4. Adam's weight decay stands for the official code's L2 regulariser; it covers all parameters, batch norm included.
+4. A minibatch trains D and then G. The official loop gives each minibatch to one of the two in turn, so that an epoch
+   here holds twice its updates.
+5. Figure 1's batch norm has epsilon 1e-5 and D's logit a bias; the official code has 1e-8 and no bias.
 """
 
 from collections.abc import Mapping
@@ -76,7 +78,10 @@ class Discriminator(nn.Module):
         return self.logit(with_label(self.features(x, y)[-1].flatten(1), y)).squeeze(1)  # N
 
 
-# --- mnist/train_cond_dcgan.py ---
+# --- mnist/train_cond_dcgan.py: batch norm without gain and shift ---
+
+norm1d = partial(nn.BatchNorm1d, eps=1e-8, affine=False)
+norm2d = partial(nn.BatchNorm2d, eps=1e-8, affine=False)
 
 
 class MnistGenerator(nn.Module):
@@ -84,9 +89,9 @@ class MnistGenerator(nn.Module):
 
     def __init__(self, channels: int, classes: int, latent_dim: int):
         super().__init__()
-        self.fc1, self.bn1 = nn.Linear(latent_dim + classes, 1024, bias=False), nn.BatchNorm1d(1024)
-        self.fc2, self.bn2 = nn.Linear(1024 + classes, 128 * 7 * 7, bias=False), nn.BatchNorm1d(128 * 7 * 7)
-        self.up3, self.bn3 = up(128 + classes, 64), nn.BatchNorm2d(64)
+        self.fc1, self.bn1 = nn.Linear(latent_dim + classes, 1024, bias=False), norm1d(1024)
+        self.fc2, self.bn2 = nn.Linear(1024 + classes, 128 * 7 * 7, bias=False), norm1d(128 * 7 * 7)
+        self.up3, self.bn3 = up(128 + classes, 64), norm2d(64)
         self.up4 = up(64 + classes, channels)
 
     def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -102,8 +107,8 @@ class MnistDiscriminator(nn.Module):
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.down1 = down(channels + classes, 64)
-        self.down2, self.bn2 = down(64 + classes, 128), nn.BatchNorm2d(128)
-        self.fc3, self.bn3 = nn.Linear(128 * 7 * 7 + classes, 1024, bias=False), nn.BatchNorm1d(1024)
+        self.down2, self.bn2 = down(64 + classes, 128), norm2d(128)
+        self.fc3, self.bn3 = nn.Linear(128 * 7 * 7 + classes, 1024, bias=False), norm1d(1024)
         self.logit = nn.Linear(1024 + classes, 1, bias=False)
 
     def features(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
