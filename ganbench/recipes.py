@@ -69,7 +69,8 @@ class TrainSpec:
     recipe can be models of different classes.
     batch_size, steps: images a batch, and updates of G.
     ema_decay: decay of the averaged weights; 0 evaluates the last weights instead.
-    labels: number of labelled images, as many of each class, drawn by the seed; 0: all images have their label.
+    labels: number of labelled images, drawn by the seed, as many of each class or one more of some classes; 0: all
+    images have their label.
     unlabelled_batch_size: with `labels`, a batch is `batch_size` labelled images and this many of all.
     precision: 'float32', or 'bf16' for products in bfloat16 with weights, sums and updates in float32.
     batch_norm: with several processes, moments are over the 'global' batch or over each process's 'local' part.

@@ -32,10 +32,15 @@ def endless(n: int, seed: int, start: int, count: int) -> Tensor:
 
 
 def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw the few rows whose labels may be seen: `count` rows, equally many of each class, int64."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    """Draw the few rows whose labels may be seen: `count` rows, int64, equally many of each class.
+
+    If the number of classes does not divide `count`, the seed draws the classes that have one row more.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
     classes, shuffled = int(labels.max()) + 1, labels[order]
-    return torch.cat([order[shuffled == c][: count // classes] for c in range(classes)])
+    larger = set(torch.randperm(classes, generator=generator)[: count % classes].tolist())
+    return torch.cat([order[shuffled == c][: count // classes + (c in larger)] for c in range(classes)])
 
 
 def batches(

@@ -369,9 +369,12 @@ def require_fit(gan: GAN, recipe: Recipe, data: Dataset) -> None:
             )
         if int(data.labels.max()) >= classes:
             raise UserError(f"{whose}: '{data.name}' has more classes than the model's {classes}.")
-        if few and (train.labels % classes or int(data.labels.bincount().min()) < train.labels // classes):
+        of_each = data.labels.bincount()
+        if few and (train.labels < len(of_each) or train.labels > len(of_each) * int(of_each.min())):
             raise UserError(
-                f"{whose}: {train.labels} labels cannot be as many of each of the {classes} classes of '{data.name}'."
+                f"{whose}: {train.labels} labels cannot be shared equally by the {len(of_each)} classes of "
+                f"'{data.name}', which have from {int(of_each.min())} images on. Correct [train] labels: at least one "
+                "of each class, at most as many as the smallest class has."
             )
 
 

@@ -8,6 +8,7 @@ import torch
 from support import write_png, write_recipe
 
 from ganbench import recipes
+from ganbench.base.errors import UserError
 from ganbench.data import streams
 from ganbench.data.datasets import data_root, load
 from ganbench.data.datasets.decoded import for_training, is_mapped
@@ -63,6 +64,30 @@ def test_few_labels_are_as_many_of_each_class_and_each_seed_draws_its_own(data):
     assert data.labels[rows].bincount().tolist() == [4] * 10
     assert torch.equal(rows, labelled_rows(data.labels, 40, 0))
     assert not torch.equal(rows, labelled_rows(data.labels, 40, 1))
+
+
+def test_labels_that_the_classes_do_not_divide_are_one_more_of_classes_that_the_seed_draws(data):
+    draws = [labelled_rows(data.labels, 25, seed) for seed in range(20)]
+    counts = [data.labels[rows].bincount(minlength=10) for rows in draws]
+    assert all(len(rows.unique()) == 25 for rows in draws)
+    assert all(sorted(c.tolist()) == [2] * 5 + [3] * 5 for c in counts)
+    assert torch.equal(draws[3], labelled_rows(data.labels, 25, 3))
+    assert all(4 <= often <= 16 for often in sum(c == 3 for c in counts).tolist())  # each class, half of the time
+    # The images of a class are those that 20 labels would take, and perhaps one more.
+    assert {*labelled_rows(data.labels, 20, 3).tolist()} < {*draws[3].tolist()}
+
+
+@pytest.mark.parametrize(("labels", "shared"), [(9, False), (10, True), (25, True), (1280, True), (1281, False)])
+def test_labels_are_refused_that_the_classes_cannot_share(data, labels, shared):
+    assert int(data.labels.bincount().min()) == 128
+    few = TrainSpec("digits", batch_size=16, steps=1, labels=labels, unlabelled_batch_size=32)
+    recipe = replace(recipes.find("dcgan-digits"), train=few)
+    if shared:
+        loop.new_model(recipe, data)
+        assert len(labelled_rows(data.labels, labels, 0)) == labels
+    else:
+        with pytest.raises(UserError, match=f"{labels} labels cannot be shared equally by the 10 classes of 'digits'"):
+            loop.new_model(recipe, data)
 
 
 def test_permutations_follow_each_other_without_a_gap():
