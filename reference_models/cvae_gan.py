@@ -11,22 +11,25 @@ asymmetric: D and C learn by cross-entropy, G and E by matching features.
 Unconfirmed, because the paper's text could not be read and its equations are known at second hand:
 - the optimiser (here Adam, 2e-4, beta1 0.5), batch size, length and initialisation (PyTorch's, but for the class in G);
 - the decay of the moving centres, and how their gradient is taken (see `Centres`);
-- whether norms are sums or means. Here they are sums over elements, as the equations stand, and means over the batch.
-  Means over elements of norms and KL weigh the KL more, and were tried on MNIST for 3,500 steps of 32: samples are of
-  the asked class more often (99 % against 95 %) but nearer to its mean image (Fréchet distance over mnist-cnn 2.7
-  against 1.4, squared error of reconstructions 0.16 against 0.09);
+- whether norms and the KL are sums or means over elements (`reduction`; always means over the batch). The equations
+  read as sums; re-implementations take means. Means weigh the KL and the centres more against the pixels, so that the
+  two are different models: the MNIST recipes run both;
 - that L_GC compares the centres of the same class;
 - the sizes of G's two linear layers (1024, 2 x 2 x 1024) and of D (DCGAN's with a fifth convolution), the details of
   GoogLeNet and AlexNet at 128 x 128 (here without auxiliary classifiers, dropout and local response normalisation), and
   what f_C is (here, as for f_D, the input of the last linear layer);
+- which images share a forward pass of D and C. Here real, reconstructed and sampled images run apart, so that batch norm
+  takes the mean of each kind away before f_D;
 - the weights of the terms in the baselines (CVAE: those of CVAE-GAN; CGAN, FM-CGAN: equal ones).
 
 Deviations from the paper:
 1. Without labels `encode` and `reconstruct` take the class from C: c = argmax C(x). CVAE has no C and asks for labels.
 2. Networks for images other than 128 x 128 are not in the paper. They have its make-up in small: E, D and C are 4x4
    convolutions of stride 2 (C and D end as at 128 x 128: C in linear layers without batch norm, D as in DCGAN), G has
-   two linear layers and transposed convolutions.
+   two linear layers and transposed convolutions. At 28 x 28, D is that of DCGAN's MNIST code, f_D its 1,024 units.
 3. Samples use the running moments of batch norm.
+4. The class enters G at another scale than E: in E it joins the features with PyTorch's initial weights, in G it has
+   initial weights U(-1, 1).
 """
 
 from collections.abc import Callable, Mapping
@@ -105,6 +108,12 @@ def alexnet(channels: int) -> tuple[nn.Module, int]:
 
 def dcgan(shape: Shape, width: int) -> tuple[nn.Module, int]:
     """The body of DCGAN's discriminator, N x C x S x S -> N x F, and F."""
+    if shape[1] == 28:
+        return nn.Sequential(
+            down_conv(shape[0], 64, 5), nn.LeakyReLU(0.2),
+            down_conv(64, 128, 5, bias=False), nn.BatchNorm2d(128), nn.LeakyReLU(0.2), nn.Flatten(),
+            nn.Linear(128 * 7 * 7, 1024, bias=False), nn.BatchNorm1d(1024), nn.LeakyReLU(0.2),
+        ), 1024
     side, widths = (4, [64, 128, 256, 512, 512]) if shape[1] == 128 else halvings(shape[1], width)
     layers: list[nn.Module] = [down_conv(shape[0], widths[0], 4), nn.LeakyReLU(0.2)]
     for cin, cout in pairwise(widths):
@@ -223,17 +232,12 @@ class Centres(nn.Module):
 # --- All rows of Table 1 ---
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||^2, summed over elements, for each of N."""
-    return (a - b).square().flatten(1).sum(1)
-
-
 class Table1(GAN):
     """Networks, losses, optimisers and prior of every row of Table 1.
 
     width: maps of the first layer of the networks that are not the paper's (deviation 2). lambda_kl, lambda_g,
-    lambda_gd, lambda_gc: weights of L_KL, L_G, L_GD and L_GC, in the rows that have them. centre_decay: decay of the
-    moving centres.
+    lambda_gd, lambda_gc: weights of L_KL, L_G, L_GD and L_GC, in the rows that have them. reduction: norms and KL are
+    the "sum" or the "mean" over elements. centre_decay: decay of the moving centres.
     """
 
     networks = "EGDC"
@@ -251,12 +255,15 @@ class Table1(GAN):
     def __init__(
         self, image_size: int = 128, channels: int = 3, num_classes: int = 10, latent_dim: int = 256, width: int = 32,
         lambda_kl: float = 3.0, lambda_g: float = 1.0, lambda_gd: float = 1e-3, lambda_gc: float = 1e-3,
-        centre_decay: float = 0.9, lr: float = 2e-4,
+        reduction: str = "sum", centre_decay: float = 0.9, lr: float = 2e-4,
     ):
         super().__init__()
         if image_size != 28 and (image_size < 8 or image_size & (image_size - 1)):
             raise ValueError(f"image_size must be 28 or a power of two from 8 on, not {image_size}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be 'sum' or 'mean', not '{reduction}'")
         self.image_shape = shape = (channels, image_size, image_size)
+        self.reduce = torch.sum if reduction == "sum" else torch.mean
         self.num_classes, self.latent_dim, self.lr = num_classes, latent_dim, lr
         self.lambda_kl, self.lambda_g, self.lambda_gd, self.lambda_gc = lambda_kl, lambda_g, lambda_gd, lambda_gc
         if "E" in self.networks:
@@ -283,6 +290,10 @@ class Table1(GAN):
         objectives = self.objectives(batch.x, batch.y)
         minimize_together(*((loss, [opt[n] for n in networks]) for loss, networks in objectives.values() if networks))
         return {name: loss.detach() for name, (loss, _) in objectives.items()}
+
+    def squared_distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """||a - b||^2 over the elements, for each of N."""
+        return self.reduce((a - b).square().flatten(1), 1)
 
     def one_hot(self, c: Tensor) -> Tensor:
         return F.one_hot(c, self.num_classes).float()
@@ -313,7 +324,7 @@ class WithEncoder(Table1):
 
     def kl_loss(self, mean: Tensor, log_var: Tensor) -> Tensor:
         """L_KL = 1/2 sum (mu^2 + exp(log var) - log var - 1)"""
-        return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
+        return 0.5 * self.reduce(mean.square() + log_var.exp() - log_var - 1, 1).mean()
 
     def posterior(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z = mu + exp(log var / 2) eps of E(x, c), and its mean and log-variance."""
@@ -355,13 +366,13 @@ class WithCritics(Table1):
         """L_GD = 1/2 ||mean f_D(x_r) - mean f_D(x_p)||^2, of moving means"""
         everything = torch.zeros(len(real_f), dtype=torch.int64, device=real_f.device)
         real, fake = self.real_D(real_f.detach(), everything), self.fake_D(fake_f, everything)
-        return 0.5 * squared_distance(real, fake).sum()
+        return 0.5 * self.squared_distance(real, fake).sum()
 
     def gc_loss(self, real_f: Tensor, y: Tensor, fake_f: Tensor, c: Tensor) -> Tensor:
         """L_GC = 1/2 sum_c ||mean f_C(x_r of class c) - mean f_C(x_p of class c)||^2, of moving means"""
         real, fake = self.real_C(real_f.detach(), y), self.fake_C(fake_f, c)
         both = self.real_C.seen & self.fake_C.seen
-        return 0.5 * (squared_distance(real, fake) * both).sum()
+        return 0.5 * (self.squared_distance(real, fake) * both).sum()
 
     def classify(self, x: Tensor) -> Tensor:
         """Class logits of C, N x K."""
@@ -380,10 +391,12 @@ class CVAEGAN(WithEncoder, WithCritics):
 
     matches_means = True
 
-    def g_loss(self, x: Tensor, fake: Tensor, real_d: Tensor, fake_d: Tensor, real_c: Tensor, fake_c: Tensor) -> Tensor:
-        """L_G = 1/2 (||x_r - x_f||^2 + ||f_D(x_r) - f_D(x_f)||^2 + ||f_C(x_r) - f_C(x_f)||^2)"""
+    def g_losses(
+        self, x: Tensor, fake: Tensor, real_d: Tensor, fake_d: Tensor, real_c: Tensor, fake_c: Tensor
+    ) -> tuple[Tensor, ...]:
+        """L_G = 1/2 (||x_r - x_f||^2 + ||f_D(x_r) - f_D(x_f)||^2 + ||f_C(x_r) - f_C(x_f)||^2), its three terms"""
         pairs = ((x, fake), (real_d.detach(), fake_d), (real_c.detach(), fake_c))
-        return 0.5 * torch.stack([squared_distance(a, b).mean() for a, b in pairs]).sum()
+        return tuple(0.5 * self.squared_distance(a, b).mean() for a, b in pairs)
 
     def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         z, mean, log_var = self.posterior(x, y)
@@ -392,13 +405,16 @@ class CVAEGAN(WithEncoder, WithCritics):
         (real_s, real_d), (fake_s, fake_d), (prior_s, prior_d) = self.D(x), self.D(fake), self.D(prior)
         (real_k, real_c), (_, fake_c), (_, prior_c) = self.C(x), self.C(fake), self.C(prior)
 
-        kl, g = self.kl_loss(mean, log_var), self.g_loss(x, fake, real_d, fake_d, real_c, fake_c)
+        kl, parts = self.kl_loss(mean, log_var), self.g_losses(x, fake, real_d, fake_d, real_c, fake_c)
+        pixel, matched_d, matched_c = parts
+        g = pixel + matched_d + matched_c
         gd, gc = self.gd_loss(real_d, prior_d), self.gc_loss(real_c, y, prior_c, c)
         # G minimises l2 L_G + l3 L_GD + l4 L_GC and E minimises l1 L_KL + l2 L_G: the terms of this sum with each
         ge = self.lambda_kl * kl + self.lambda_g * g + self.lambda_gd * gd + self.lambda_gc * gc
         return {
             "c_loss": (self.c_loss(real_k, y), "C"), "d_loss": (self.d_loss(real_s, fake_s, prior_s), "D"),
-            "ge_loss": (ge, "GE"), "kl_loss": (kl, ""), "g_loss": (g, ""), "gd_loss": (gd, ""), "gc_loss": (gc, ""),
+            "ge_loss": (ge, "GE"), "kl_loss": (kl, ""), "pixel_loss": (pixel, ""), "matched_d_loss": (matched_d, ""),
+            "matched_c_loss": (matched_c, ""), "gd_loss": (gd, ""), "gc_loss": (gc, ""),
         }
 
 
@@ -409,7 +425,7 @@ class CVAE(WithEncoder):
 
     def g_loss(self, x: Tensor, fake: Tensor) -> Tensor:
         """1/2 ||x_r - x_f||^2"""
-        return 0.5 * squared_distance(x, fake).mean()
+        return 0.5 * self.squared_distance(x, fake).mean()
 
     def objectives(self, x: Tensor, y: Tensor) -> Objectives:
         z, mean, log_var = self.posterior(x, y)

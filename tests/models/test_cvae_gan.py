@@ -103,7 +103,16 @@ def test_small_networks_fit_their_images(size, channels):
     assert model.discriminator_features(x).shape == (2, model.D.features)
 
 
-def test_other_sizes_are_refused():
+def test_d_for_mnist_is_dcgans_without_labels():
+    """64 and 128 maps by 5x5 convolutions, 1,024 units; counted by hand: weights, one bias, gains and shifts."""
+    model = CVAEGAN(image_size=28, channels=1)
+    assert count(model.D) == (25 * 64 + 64) + (25 * 64 * 128 + 2 * 128) + (6272 * 1024 + 2 * 1024) + (1024 + 1)
+    assert model.D.features == 1024
+
+
+def test_other_sizes_and_reductions_are_refused():
+    with pytest.raises(ValueError, match="reduction must be"):
+        CVAEGAN(image_size=28, reduction="none")
     for size in (4, 14, 30, 100):
         with pytest.raises(ValueError, match="power of two"):
             CVAEGAN(image_size=size)
@@ -124,6 +133,8 @@ def test_l_kl_is_the_divergence_of_gaussians():
     q = torch.distributions.Normal(mean.double(), (0.5 * log_var).exp().double())
     wanted = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     torch.testing.assert_close(new().kl_loss(mean, log_var).double(), wanted, rtol=1e-5, atol=0)
+    means = new(reduction="mean").kl_loss(mean, log_var).double()
+    torch.testing.assert_close(means, wanted / 4, rtol=1e-5, atol=0)
 
 
 def test_l_d_is_the_cross_entropy_of_real_reconstructed_and_sampled_images():
@@ -139,16 +150,17 @@ def test_l_c_is_the_cross_entropy_of_real_images():
     assert float(new().c_loss(logits, y)) == pytest.approx(float(-p.log().mean()), rel=1e-5)
 
 
-def test_l_g_is_half_the_squared_distances_of_pixels_and_of_features_pair_by_pair():
+@pytest.mark.parametrize(("reduction", "over"), [("sum", np.sum), ("mean", np.mean)])
+def test_l_g_is_half_the_squared_distances_of_pixels_and_of_features_pair_by_pair(reduction, over):
     x, fake = normal(5, 1, 8, 8, seed=0), normal(5, 1, 8, 8, seed=1)
     fs = [normal(5, 7, seed=i) for i in range(4)]
-    wanted = sum(
-        0.5 * np.mean([np.sum((p - q) ** 2) for p, q in zip(a.double().numpy(), b.double().numpy(), strict=True)])
+    wanted = [
+        0.5 * np.mean([over((p - q) ** 2) for p, q in zip(a.double().numpy(), b.double().numpy(), strict=True)])
         for a, b in ((x, fake), (fs[0], fs[1]), (fs[2], fs[3]))
-    )
-    assert float(new().g_loss(x, fake, *fs)) == pytest.approx(wanted, rel=1e-5)
-    pixels = 0.5 * np.mean([np.sum((p - q) ** 2) for p, q in zip(x.numpy(), fake.numpy(), strict=True)])
-    assert float(new(CVAE).g_loss(x, fake)) == pytest.approx(pixels, rel=1e-5)
+    ]
+    parts = new(reduction=reduction).g_losses(x, fake, *fs)
+    assert [float(part) for part in parts] == pytest.approx(wanted, rel=1e-5)
+    assert float(new(CVAE, reduction=reduction).g_loss(x, fake)) == pytest.approx(wanted[0], rel=1e-5)
 
 
 def test_l_gd_is_half_the_squared_distance_of_the_mean_features():
@@ -156,6 +168,8 @@ def test_l_gd_is_half_the_squared_distance_of_the_mean_features():
     real, fake = normal(6, model.D.features, seed=0), normal(6, model.D.features, seed=1)
     wanted = 0.5 * np.sum((real.double().numpy().mean(0) - fake.double().numpy().mean(0)) ** 2)
     assert float(model.gd_loss(real, fake)) == pytest.approx(wanted, rel=1e-5)
+    means = new(reduction="mean").gd_loss(real, fake)
+    assert float(means) == pytest.approx(wanted / model.D.features, rel=1e-5)
 
 
 def test_l_gc_compares_the_centres_of_the_same_class_and_of_no_class_that_one_side_has_not_seen():
@@ -165,6 +179,8 @@ def test_l_gc_compares_the_centres_of_the_same_class_and_of_no_class_that_one_si
     a, b = real.double().numpy(), fake.double().numpy()
     wanted = 0.5 * sum(np.sum((a[y == k].mean(0) - b[c == k].mean(0)) ** 2) for k in (0, 1))
     assert float(model.gc_loss(real, y, fake, c)) == pytest.approx(wanted, rel=1e-5)
+    means = new(reduction="mean").gc_loss(real, y, fake, c)
+    assert float(means) == pytest.approx(wanted / model.C.features, rel=1e-5)
 
 
 def test_the_rows_cgan_has_cross_entropies_of_d_and_c():
@@ -220,7 +236,8 @@ def test_g_and_e_get_what_algorithm_1_gives_each_of_them():
     assert {name: networks for name, (_, networks) in objectives.items() if networks} == {
         "c_loss": "C", "d_loss": "D", "ge_loss": "GE"
     }
-    ge_loss, kl, g, gd, gc = (objectives[n][0] for n in ("ge_loss", "kl_loss", "g_loss", "gd_loss", "gc_loss"))
+    ge_loss, kl, gd, gc = (objectives[n][0] for n in ("ge_loss", "kl_loss", "gd_loss", "gc_loss"))
+    g = sum(objectives[n][0] for n in ("pixel_loss", "matched_d_loss", "matched_c_loss"))
     assert float(gc.detach()) > 0
     for network, wanted in (("G", g + 1e-3 * gd + 1e-3 * gc), ("E", 3 * kl + g)):
         pairs = zip(gradients(model, ge_loss, network), gradients(model, wanted, network), strict=True)
