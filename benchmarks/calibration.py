@@ -56,7 +56,8 @@ MODEL = Model(
     "linear", CLASSES, {"gamma": 0.5}, sample_latent=lambda n, g: torch.randn(n, 4, generator=g),
     generate=lambda z, y: (z @ LATENT + (0 if y is None else y[:, None] / CLASSES)).tanh().view(-1, 1, EDGE, EDGE),
     encode=lambda x: x.flatten(1).float() / 255 @ PIXELS, reconstruct=lambda x: x.float() / 255 - 0.5,
-    classify=lambda x: embed(x)[1],
+    classify=lambda x: embed(x)[1], codes={"c1": 0.7},
+    code_log_likelihood=lambda z, y: torch.nn.functional.logsigmoid(z[:, :1]),
 )
 
 

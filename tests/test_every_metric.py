@@ -96,7 +96,8 @@ def generate(z, y):
 MODEL = Model(
     "test", CLASSES, {"gamma": 0.5}, sample_latent=lambda n, g: torch.randn(n, 4, generator=g), generate=generate,
     encode=lambda x: x.flatten(1).float() / 255 @ matrix(28 * 28, 4), reconstruct=lambda x: x.float() / 255 - 0.5,
-    classify=lambda x: embed(x)[1],
+    classify=lambda x: embed(x)[1], codes={"c1": math.log(2), "c2": math.log(10)},
+    code_log_likelihood=lambda z, y: z[:, :2] - z[:, :2].square(),
 )
 
 
