@@ -171,13 +171,14 @@ class TripleGAN(GAN):
 
     data: the networks and schedules of 'mnist', 'svhn' or 'cifar10'. labels: the number of labelled images, on which
     the batches for MNIST depend. epoch_steps: steps in an epoch of the schedules. pretrain_steps: steps of C alone
-    before the first epoch (the code has them on MNIST up to 100 labels).
+    before the first epoch (the code has them on MNIST up to 100 labels). p_epoch: the first epoch of R_P; None: the
+    code's for `data`.
     """
 
     num_classes = 10
 
     def __init__(self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 600,
-                 pretrain_steps: int = 0):
+                 pretrain_steps: int = 0, p_epoch: int | None = None):
         super().__init__()
         if data not in SETTINGS:
             raise ValueError(f"data must be one of {', '.join(SETTINGS)}, not {data!r}")
@@ -185,6 +186,8 @@ class TripleGAN(GAN):
         if data == "mnist":
             c_batch, d_batch = (min(100, labels), max(100, 10000 // labels)), (max(labels // 100, 1), 400)
             self.setting = self.setting._replace(c_batch=c_batch, d_batch=d_batch)
+        if p_epoch is not None:
+            self.setting = self.setting._replace(r_p=(self.setting.r_p[0], p_epoch))
         self.image_shape, self.epoch_steps, self.pretrain_steps = self.setting.image_shape, epoch_steps, pretrain_steps
         networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data)
         self.G, self.C, self.D = networks

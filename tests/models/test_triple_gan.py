@@ -125,6 +125,7 @@ def test_d_sees_labelled_and_pseudo_labelled_pairs_then_cs_then_gs(monkeypatch):
 def test_the_pseudo_discriminative_loss_begins_at_its_epoch(monkeypatch):
     for data, epoch in (("mnist", 300), ("svhn", 200), ("cifar10", 200)):
         assert SETTINGS[data].r_p[1] == epoch
+    assert new(p_epoch=7).setting.r_p == (0.1, 7)
     m, given = new(epoch_steps=2), []
     c_loss = m.c_loss
     monkeypatch.setattr(m, "c_loss", lambda x, y, u, fake, w_u: given.append(fake) or c_loss(x, y, u, fake, w_u))
