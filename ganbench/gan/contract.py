@@ -132,6 +132,8 @@ class GAN(nn.Module):
     classes: int = 0
     # Names of the adversarial losses of D and G, which show whether D has won; None if G has no such loss.
     game: tuple[str, str] | None = ("d_loss", "g_loss")
+    # Names of what a training step returns for the log beside the losses: a control variable, a measure of convergence.
+    logged: tuple[str, ...] = ()
 
     def begin(self, chunks: Iterable[Tensor]) -> None:
         """Prepare the model once, before the first step. Examples are a whitening or a data-dependent initialisation.
@@ -150,7 +152,8 @@ class GAN(nn.Module):
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """Make one pass through the paper's training algorithm. Returns the losses for the log.
 
-        opt: the optimisers that `optimizers` returned. A loss is a detached scalar whose name ends with "_loss".
+        opt: the optimisers that `optimizers` returned. A loss is a detached scalar whose name ends with "_loss"; other
+        detached scalars have the names in `logged`.
         """
         raise NotImplementedError
 
