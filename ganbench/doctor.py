@@ -9,15 +9,14 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 from ganbench import __version__
 from ganbench.base import memory, registry
 from ganbench.base.errors import UserError
-from ganbench.base.standard_output import user_code
 from ganbench.data.datasets import data_root, decoded, offline
 from ganbench.data.datasets.decoded import Stored
 from ganbench.features import inception_v3, lpips_vgg16
@@ -78,7 +77,7 @@ def report() -> Iterator[str]:
     if offline():
         yield "offline: nothing is downloaded (GANBENCH_OFFLINE)"
     yield "\ndata sets:"
-    yield from (_safely(name, dataset) for name in _names("datasets", PLACES | EMBEDDED))
+    yield from (_safely(name, dataset) for name in registry.names("datasets"))
     yield str(Finding(True, "folder:PATH", "any folder of images; class folders become labels"))
 
     yield "\nextractors:"
@@ -97,12 +96,8 @@ def _safely(name: str, look: Callable[[str], Finding]) -> str:
     try:
         return str(look(name))
     except Exception as error:
-        return str(Finding(False, name, f"cannot be looked at: {_reason(error)}"))
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+        text = str(error) if isinstance(error, UserError) else registry.reason(error)
+        return str(Finding(False, name, f"cannot be looked at: {text}"))
 
 
 def _access(root: Path) -> str:
@@ -120,34 +115,18 @@ def _access(root: Path) -> str:
     return "" if writable else "\n  --  it may not be written: nothing new is kept there"
 
 
-def _names(kind: str, bundled: Iterable[str]) -> list[str]:
-    """The installed names of a kind; if two packages provide the same name, those of ganbench."""
-    try:
-        return registry.names(kind)
-    except UserError:
-        return sorted(bundled)
-
-
 def _plugins() -> Iterator[Finding]:
     """Whether what other packages add can be imported. Their code runs, and may do anything."""
     for kind in registry.KINDS:
-        try:
-            registry.entries(kind)
-        except UserError as error:
-            yield Finding(False, kind, str(error))
-        for entry in entry_points(group=f"ganbench.{kind}"):
-            package = entry.dist.name if entry.dist is not None else ""
-            if package == "ganbench":
-                continue
+        for name, entry in registry.entries(kind).items():
+            package = registry.package_of(entry)
             try:
-                with user_code():
-                    entry.load()
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                yield Finding(False, entry.name, f"{kind[:-1]} of {package} cannot be imported: {_reason(error)}")
-            else:
-                yield Finding(True, entry.name, f"{kind[:-1]} of {package}")
+                registry.require_one(kind, name)
+                if package != registry.OWN:
+                    registry.load(kind, name)
+                    yield Finding(True, name, f"{kind[:-1]} of {package}")
+            except UserError as error:
+                yield Finding(False, name, str(error))
 
 
 def _kept(folder: Path) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 import re
 import sys
 import types
@@ -21,6 +22,7 @@ from ganbench.base import registry, schema
 from ganbench.base.data_spec import apart, of_classes
 from ganbench.base.errors import UserError, did_you_mean, printable
 from ganbench.base.files import read_bytes
+from ganbench.base.standard_output import user_code
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -466,10 +468,11 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Return everything that is installed. A bad file of one package does not keep the others from being read."""
-    faults: list[str] = []
-    found = _readable(read, _by_name(_recipe_files, faults), faults)
-    return Installed(found, _readable(read_group, _by_name(_group_files, faults), faults), list(dict.fromkeys(faults)))
+    """Return everything that is installed. What is bad in one package does not keep the others from being read."""
+    (files, two), (groups, two_groups) = _by_name(_recipe_files), _by_name(_group_files)
+    faults = [*_opened()[1], *two.values(), *two_groups.values()]
+    found = _readable(read, files, faults)
+    return Installed(found, _readable(read_group, groups, faults), list(dict.fromkeys(faults)))
 
 
 def _readable(reader: Callable[[Path], Any], files: dict[str, Path], faults: list[str]) -> dict[str, Any]:
@@ -484,13 +487,13 @@ def _readable(reader: Callable[[Path], Any], files: dict[str, Path], faults: lis
 
 
 def available() -> dict[str, Path]:
-    """Return every installed recipe's file, by name. Raises UserError for two of one name in one tree."""
-    return _by_name(_recipe_files)
+    """Return every installed recipe's file, by name. `find` refuses a name that two files of one tree have."""
+    return _by_name(_recipe_files)[0]
 
 
 def available_groups() -> dict[str, Path]:
-    """Return every installed group's file, by name. Raises UserError for two of one name in one tree."""
-    return _by_name(_group_files)
+    """Return every installed group's file, by name. `lookup` refuses a name that two files of one tree have."""
+    return _by_name(_group_files)[0]
 
 
 def _recipe_files(tree: Path) -> Iterator[Path]:
@@ -511,44 +514,71 @@ def _group_files(tree: Path) -> Iterator[Path]:
         yield from tree.glob(f"*/{folder}/*.toml")
 
 
-def _by_name(files: Callable[[Path], Iterator[Path]], faults: list[str] | None = None) -> dict[str, Path]:
-    """Return the files of all installed trees by name; if two trees have one name, the first tree's.
+def _by_name(files: Callable[[Path], Iterator[Path]]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the files of all installed trees by name, and a line about each name that two files of one tree have.
 
-    faults: takes a line about two files of one name in one tree, of which the first is returned. Without it they raise
-    UserError.
+    If two trees have one name, the first tree's file is returned; if two files of a tree have it, the first file.
     """
     found: dict[str, Path] = {}
+    faults: dict[str, str] = {}
     for tree in _trees():
         own: dict[str, Path] = {}
         for file in sorted(files(tree), key=lambda file: (file.name, file)):
-            if file.stem in own:
-                fault = f"two files are named '{file.stem}': {own[file.stem]} and {file}. Rename one."
-                if faults is None:
-                    raise UserError(fault)
-                faults.append(fault)
+            if file.stem in own and file.stem not in found:
+                faults[file.stem] = f"two files are named '{file.stem}': {own[file.stem]} and {file}. Rename one."
             own.setdefault(file.stem, file)
         found = {**found, **own, **found}
-    return found
+    return found, faults
 
 
 def _trees() -> list[Path]:
-    """Return the installed trees of recipes. An entry point is a folder, or a function that returns one."""
-    found = []
+    """Return the installed trees of recipes that can be opened."""
+    return _opened()[0]
+
+
+def _opened() -> tuple[list[Path], list[str]]:
+    """Return the installed trees of recipes, and a line about each package whose tree cannot be opened.
+
+    An entry point is a folder, or a function that returns one.
+    """
+    found, faults = [], []
     for name in registry.names("recipes"):
-        folder: Path | Callable[[], Path] = registry.load("recipes", name)
-        found.append(Path(folder() if callable(folder) else folder))
-    return found
+        try:
+            found.append(_tree(name))
+        except UserError as error:
+            faults.append(str(error))
+    return found, faults
+
+
+def _tree(name: str) -> Path:
+    """Return the tree of one entry point. Raises UserError if it cannot be opened."""
+    folder: str | Path | Callable[[], Path] = registry.load("recipes", name)
+    try:
+        with user_code():
+            path = Path(folder() if callable(folder) else folder)
+        os.listdir(path)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the function is somebody else's, and may do anything, such as to exit
+        raise UserError(
+            f"the recipes '{name}' of the package '{registry.package_of(registry.entries('recipes')[name])}' cannot be "
+            f"opened ({registry.reason(error)}): mend or uninstall that package."
+        ) from error
+    return path
 
 
 def find(name: str) -> Recipe:
     """Return the recipe of that name, or of that path if it ends with .toml. Raises UserError for an unknown one."""
     if name.endswith(".toml"):
         return read(Path(name))
-    files = available()
+    files, faults = _by_name(_recipe_files)
+    if name in faults:
+        raise UserError(faults[name])
     if name not in files:
         known = [*files, *available_groups()]
         what = did_you_mean(name, known, "`ganbench list recipes` and `ganbench list groups` name those there are.")
-        raise UserError(f"unknown recipe '{name}'.{what} A path to a .toml file works too.")
+        broken = "".join(f" Besides, {line}" for line in _opened()[1])
+        raise UserError(f"unknown recipe '{name}'.{what} A path to a .toml file works too.{broken}")
     return read(files[name])
 
 
@@ -558,7 +588,9 @@ def lookup(name: str) -> tuple[Group | None, dict[str, Recipe]]:
     The recipes are by their name or path. A name that ends with .toml is a path to either. Raises UserError for an
     unknown name, in the group too.
     """
-    groups = available_groups()
+    groups, faults = _by_name(_group_files)
+    if name in faults:
+        raise UserError(faults[name])
     if name.endswith(".toml"):
         path = Path(name) if "recipes" in _toml(Path(name), "recipe")[1] else None
     else:
@@ -591,7 +623,7 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     group: a group that is at hand, beside those that are installed.
     """
     tables = [group] if group is not None else []
-    for path in _by_name(_group_files, []).values():
+    for path in available_groups().values():
         try:
             other_group = read_group(path)
             if recipe.name in map(_name_of, other_group.recipes) and other_group.name != (group and group.name):

@@ -1,6 +1,7 @@
 """Recipes: read as they are written, with nothing ignored, and overridden as the command line says."""
 
 import hashlib
+import re
 
 import pytest
 from support import RECIPE, write_recipe
@@ -167,12 +168,19 @@ def test_two_files_of_one_name_in_one_tree_are_named(tree):
     for folder in ("a", "b"):
         (tree / folder).mkdir()
         write_recipe(tree / folder)
-    with pytest.raises(UserError, match=r"two files are named 'tiny': .*tree/a/tiny.toml and .*tree/b/tiny.toml"):
-        recipes.available()
+    write_recipe(tree, name="fine")
     for folder in (tree / "groups", tree / "a" / "tables"):
-        write_group(folder, "table1", "tiny")
-    with pytest.raises(UserError, match=r"two files are named 'table1': .*tree/a/tables/.* and .*tree/groups/"):
-        recipes.available_groups()
+        write_group(folder, "table1", "fine")
+    words = {
+        "tiny": r"two files are named 'tiny': .*tree/a/tiny.toml and .*tree/b/tiny.toml",
+        "table1": r"two files are named 'table1': .*tree/a/tables/.* and .*tree/groups/",
+    }
+    for name, said in words.items():
+        with pytest.raises(UserError, match=said):
+            recipes.lookup(name)
+    for said, fault in zip(words.values(), recipes.installed().faults, strict=True):
+        assert re.search(said, fault)
+    assert recipes.find("fine").name == "fine"
 
 
 def test_of_two_trees_the_first_one_is_found(place, monkeypatch):

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, printable
 from ganbench.cli.options import common, examples
 
 
@@ -31,14 +31,14 @@ def doctor(quiet: bool, clean: bool, features: bool, yes: bool) -> None:
         if features or yes:
             raise UserError(f"{'--features' if features else '--yes'} belongs to --clean: give --clean too.")
         for line in report():
-            click.echo(line)
+            click.echo(printable(line))
         return
     entries = removable(features)
     free = [entry for entry in entries if not entry.why_kept]
     if free and not yes and not sys.stdin.isatty():
         raise UserError("--clean asks before it removes anything, and there is no terminal: give --yes.")
     for entry in entries:
-        click.echo(listed(entry))
+        click.echo(printable(listed(entry)))
     if not free:
         click.echo("nothing to remove")
     if not free or not (yes or click.confirm(f"Remove {len(free)} of {len(entries)}?", err=True)):

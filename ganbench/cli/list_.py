@@ -24,18 +24,26 @@ KINDS = (*registry.KINDS, "groups")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 @common
 def list_(kind: str | None, quiet: bool) -> None:
-    """Models, datasets, metrics, extractors, recipes, groups."""
+    """Models, datasets, metrics, extractors, recipes, groups.
+
+    A part of another package that cannot be used is a line on stderr, and the exit code is 1 then.
+    """
     indent, found = "" if kind else "  ", installed()
-    for each in [kind] if kind else KINDS:
+    kinds = [kind] if kind else KINDS
+    for each in kinds:
         if not kind:
             click.echo(f"{each}:")
         titles = _titles(each, found)
         width = max(map(len, titles), default=0)
         for name, title in titles.items():
-            click.echo(f"{indent}{name.ljust(width)}  {title}")
+            click.echo(printable(f"{indent}{name.ljust(width)}  {title}"))
         if each == "metrics":
             click.echo(f"{indent}{METRIC_NAMES}")
-    end_with(found.faults if kind in (None, "recipes", "groups") else [])
+    faults = list(found.faults) if kind in (None, "recipes", "groups") else []
+    for each in registry.KINDS:
+        if each in kinds and each != "recipes":
+            faults += registry.faults(each)
+    end_with(faults)
 
 
 def end_with(faults: list[str]) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.base import registry
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.base.precision import full_float32
+from ganbench.base.standard_output import user_code
 from ganbench.data.streams import Images, batches
 from ganbench.features.checks import check_form, check_images
 
@@ -42,11 +43,13 @@ class FeatureExtractor(nn.Module):
     classes: tuple[str, ...] = ()
     sha256: str = ""  # hash of the file of weights; empty if there are no weights
     official: bool = True  # False: not the published weights, so that no published name may be used
+    columns: dict[tuple[int, ...], tuple[int, int | None]]  # of features and logits, by the shape of an image
     report: dict[str, Any]  # findings of runs (an error, a fallback) for the reader; part of no cache key
 
     def __init__(self) -> None:
         super().__init__()
         self.report = {}
+        self.columns = {}
 
     @property
     def title(self) -> str:
@@ -72,8 +75,31 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
     cls = registry.load("extractors", name)
     if weights is not None and not weights.is_file():
         raise UserError(f"--weights {name}={weights}: there is no such file.")
-    extractor: FeatureExtractor = cls(weights=weights, download=download)
+    try:
+        with user_code():
+            extractor: FeatureExtractor = cls(weights=weights, download=download)
+        _require_extractor(extractor, name)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the class may be somebody else's
+        raise UserError(f"the extractor '{name}' cannot be used ({registry.reason(error)}).") from error
     return extractor.eval().requires_grad_(False)
+
+
+def _require_extractor(extractor: Any, name: str) -> None:
+    """Raise TypeError or ValueError unless this is an extractor with a describable identity."""
+    if not isinstance(extractor, FeatureExtractor):
+        raise TypeError(f"it is no FeatureExtractor, but a {type(extractor).__name__}")
+    if getattr(extractor, "name", None) != name:
+        raise ValueError(f"its name is {getattr(extractor, 'name', None)!r}, and its entry point is '{name}'")
+    for field in ("version", "licence", "source", "sha256"):
+        if not isinstance(getattr(extractor, field), str):
+            raise TypeError(f"its field '{field}' must be a text, not {getattr(extractor, field)!r}")
+    if not isinstance(extractor.classes, tuple | list) or not all(isinstance(c, str) for c in extractor.classes):
+        raise TypeError(f"its field 'classes' must be names, not {shortened(repr(extractor.classes), 80)}")
+    size = extractor.batch_size(torch.device("cpu"), torch.Size((2, 1, 8, 8)))
+    if type(size) is not int or size < 1:
+        raise ValueError(f"its batch_size must return a positive whole number, not {size!r}")
 
 
 def is_bundled(name: str) -> bool:
@@ -85,22 +111,43 @@ def is_bundled(name: str) -> bool:
     return True
 
 
+def _require_output(extractor: FeatureExtractor, out: Any, batch: Tensor) -> None:
+    """Raise TypeError or ValueError, which names the extractor, unless `out` is the output for the batch."""
+    what = f"the extractor '{extractor.name}' must return Features of {len(batch)} rows, N x d"
+    if not isinstance(out, Features):
+        raise TypeError(f"{what}, and returned an object of type {type(out).__name__}")
+    for name, x in (("features", out.features), ("logits", out.logits)):
+        if x is None and name == "logits":
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{what}: its {name} are of type {type(x).__name__}")
+        if x.ndim != 2 or len(x) != len(batch) or not x.shape[1] or not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise TypeError(f"{what}: its {name} are {kind} of shape {tuple(x.shape)}, not floats of that")
+        if not torch.isfinite(x).all():
+            raise ValueError(f"the {name} of the extractor '{extractor.name}' are not finite")
+    columns = (out.features.shape[1], None if out.logits is None else out.logits.shape[1])
+    known = extractor.columns.setdefault(tuple(batch.shape[1:]), columns)
+    if columns != known:
+        raise ValueError(f"{what}: the columns of its features and logits were {known}, and are {columns} now")
+
+
 @torch.inference_mode()
 def embed(extractor: FeatureExtractor, batch: Tensor, device: torch.device) -> Features:
     """Run an extractor, which is on `device`, over one batch. Returns float32 features and logits on the CPU.
 
     batch: uint8, or float32 in 0..255, n x 1|3 x H x W. Raises TypeError for images of another type and ValueError for
-    those of another shape, and TypeError if the extractor returns anything but n rows.
+    those of another shape, and TypeError or ValueError if the extractor returns anything but n rows of finite floats.
     """
     check_form(batch)
     if device.type == "cuda":  # the copy overlaps with the computation
         batch = batch.pin_memory()
-    with full_float32():
-        out = extractor(batch.to(device, non_blocking=True))
-    if not isinstance(out, Features) or out.features.ndim != 2 or len(out.features) != len(batch) or (
-        out.logits is not None and (out.logits.ndim != 2 or len(out.logits) != len(batch))
-    ):
-        raise TypeError(f"the extractor '{extractor.name}' must return Features of {len(batch)} rows, N x d")
+    try:
+        with full_float32(), user_code():
+            out = extractor(batch.to(device, non_blocking=True))
+    except SystemExit as error:  # the network may be somebody else's
+        raise RuntimeError(f"the extractor '{extractor.name}' tried to end the program ({error})") from error
+    _require_output(extractor, out, batch)
     return Features(out.features.float().cpu(), None if out.logits is None else out.logits.float().cpu())
 
 

@@ -22,7 +22,9 @@ from ganbench.base import registry, schema, weight_files
 from ganbench.base.data_spec import classes_in
 from ganbench.base.errors import UserError, did_you_mean, printable, shortened
 from ganbench.base.files import atomic_path, parse_json, sha256_of
+from ganbench.base.standard_output import user_code
 from ganbench.gan import GAN
+from ganbench.gan.checks import require_model
 
 ARGS = schema.Table(others=schema.Plain())
 _LINE = schema.Text(10_000, line=True)
@@ -111,17 +113,25 @@ def make_model(name: str, args: dict[str, Any], whose: str) -> GAN:
     """
     schema.require(ARGS, args, f"{whose}: the arguments of the model '{name}' cannot be right", "correct them")
     cls = registry.load("models", name)
-    known = list(inspect.signature(cls).parameters)
+    try:
+        known = list(inspect.signature(cls).parameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{whose}: the model '{name}' does not say its arguments ({error}).") from error
     for key in args:
         if key not in known:
             raise UserError(f"{whose}: the model '{name}' has no argument '{key}'.{did_you_mean(key, known)}")
     try:
-        gan: GAN = cls(**args)
-    except Exception as error:  # models refuse arguments with errors of many types
+        with user_code():
+            gan: GAN = cls(**args)
+    except (Exception, SystemExit) as error:  # models refuse arguments with errors of many types
         raise UserError(
             f"{whose}: the model '{name}' refuses its arguments {shortened(str(args), 500)} "
             f"({type(error).__name__}: {shortened(str(error), 500)})."
         ) from error
+    try:
+        require_model(gan)
+    except TypeError as error:
+        raise UserError(f"{whose}: the model '{name}' cannot be used: {error}.") from error
     return gan
 
 

@@ -38,7 +38,7 @@ def test_the_doctor_reports_where_everything_else_is_broken(place):
         "[ganbench.datasets]\ndigits = noisy_loud:Model\n"  # a name that ganbench has too
     )
     (plugin / "noisy_broken.py").write_text("raise SystemExit('I end everything')\n")
-    (plugin / "noisy_loud.py").write_text("print('printed by the plugin')\nModel = 1\n")
+    (plugin / "noisy_loud.py").write_text("print('printed by the plugin')\nclass Model: pass\n")
     weights = place / "data" / "weights"
     weights.mkdir(parents=True)
     (weights / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"half a file")

@@ -23,6 +23,7 @@ from torch import Tensor
 from ganbench.base import registry
 from ganbench.base.data_spec import apart, class_part, classes_in, name_in, rows_in
 from ganbench.base.errors import UserError
+from ganbench.base.standard_output import user_code
 from ganbench.data.decoding import Decoding
 from ganbench.data.images import check
 from ganbench.data.resizing import Resize
@@ -138,13 +139,28 @@ def load(
         data = image_folder(path, of_spec or split, how or Decoding(resize), labels_file, classes, progress)
     else:
         get = registry.load("datasets", name)
-        data = get(rest or split or "train", data_root(), not offline())
+        data = _opened(get, name, rest or split or "train")
         if classes is not None:
             data = _class_subset(data, classes)
         if resize is not None:
             data = replace(data, images=torch.stack([resize(image) for image in data.images[:]]))
     rows = rows_in(spec, len(data))
     return data if rows is None else _row_range(data, *rows)
+
+
+def _opened(get: Callable[[str, Path, bool], Dataset], name: str, split: str) -> Dataset:
+    """Return a split of an installed data set. Raises UserError, which names the set, if its function fails."""
+    root = data_root()
+    try:
+        with user_code():
+            data = get(split, root, not offline())
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the function may be somebody else's
+        raise UserError(f"the data set '{name}' cannot be loaded ({registry.reason(error)}).") from error
+    if not isinstance(data, Dataset):
+        raise UserError(f"the data set '{name}' returned an object of type {type(data).__name__}, not a Dataset.")
+    return data
 
 
 def _row_range(data: Dataset, a: int, b: int) -> Dataset:
