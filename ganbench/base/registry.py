@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,13 @@ def names(kind: str) -> list[str]:
 
 def package_of(entry: EntryPoint) -> str:
     """Return the name of the package that an entry point belongs to, "" if it is unknown."""
-    return str(entry.dist.name) if entry.dist is not None else ""
+    return _name(entry.dist) if entry.dist is not None else ""
+
+
+@functools.cache
+def _name(package: Distribution) -> str:
+    """Return the name of a package, which is slow to read; all its entry points share the object."""
+    return str(package.name)
 
 
 def is_bundled(kind: str, name: str) -> bool:
