@@ -47,6 +47,14 @@ from ganbench.cli.options import (
 )
 @click.option("--metrics", help="Comma-separated (`ganbench list metrics`). Default: what fits the reference.")
 @click.option("--num", type=COUNT, help="Number of images. Default: 10,000 of a checkpoint, else all.")
+@click.option(
+    "--num-reference", type=COUNT, metavar="N", help="Number of reference images, drawn under --seed. Default: all.",
+)
+@click.option(
+    "--class-map", metavar="A=B,C=D",
+    help="Which class of the reference, or of a classifier, a class of the images is: names or numbers; or FILE.json "
+    "with an object of these. Default: the one of the same name.",
+)
 @click.option("--batch-size", type=BATCH_SIZE, help="Batch size of the extractors. Default: their own.")
 @click.option("--extractor", help="For metrics named without one. Default: what fits the reference.")
 @click.option(

@@ -131,6 +131,11 @@ def reading(command: Command) -> Command:
             "--classes", type=CLASSES,
             help="Number of classes of a conditional generator. Default: read from its file (num_classes).",
         ),
+        click.option(
+            "--generator-batch", type=BATCH_SIZE, metavar="N",
+            help="Latents that a generator takes at a time, if it was traced for one batch size. Default: read from "
+            "its file (the input's shape of ONNX), else any number.",
+        ),
     )):
         command = option(command)
     return command

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def parse(text: str) -> Resize:
     match = re.fullmatch(r"(\d{1,5}):(crop-)?(.+)", text, re.ASCII)
     if not match or match[3] not in METHODS or not 1 <= int(match[1]) <= MAX_SIDE:
         raise UserError(
-            f"--resize '{text}': write SIDE:METHOD (stretches) or SIDE:crop-METHOD (cuts the square in the centre "
-            f"first), with SIDE from 1 to {MAX_SIDE} and METHOD one of {', '.join(METHODS)}."
+            f"--resize '{shortened(text, 80)}': write SIDE:METHOD (stretches) or SIDE:crop-METHOD (cuts the square "
+            f"in the centre first), with SIDE from 1 to {MAX_SIDE} and METHOD one of {', '.join(METHODS)}."
         )
     return Resize(int(match[1]), match[3], bool(match[2]))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench import features
+from ganbench.base import registry
 from ganbench.base.data_spec import of_classes
 from ganbench.base.errors import UserError
 from ganbench.data import datasets
@@ -11,6 +12,28 @@ from ganbench.data.datasets import Dataset
 from ganbench.data.sources import Options, Samples, from_dataset
 from ganbench.evaluation import measure
 from ganbench.features import FeatureExtractor
+
+# Extractors that are offered in place of one whose weights are missing, the better ones first.
+REPLACEMENTS = ("efficientnet-lite0", "pixels")
+
+
+def extractors_here() -> list[str]:
+    """Return the extractors to offer in place of one that is missing: those that need no download, the best first."""
+    return [name for name in REPLACEMENTS if name in registry.names("extractors") and features.is_bundled(name)]
+
+
+def make_extractor(name: str, weights: Path | None) -> FeatureExtractor:
+    """Return an extractor for --extractor. weights: a file in place of the published ones.
+
+    Raises UserError as `features.create` does, and offers an extractor that is here if the published weights are not.
+    """
+    try:
+        return features.create(name, weights, not datasets.offline())
+    except UserError as error:
+        here = [other for other in extractors_here() if other != name]
+        if weights is not None or not here:
+            raise
+        raise UserError(f"{error} Over a network that is here, for other numbers: --extractor {here[0]}.") from error
 
 
 def needed_extractors(requests: list[measure.Request]) -> list[str]:

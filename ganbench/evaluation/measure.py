@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ganbench.base import distributed, registry
-from ganbench.base.errors import UserError, did_you_mean
+from ganbench.base.errors import UserError, did_you_mean, shortened
 from ganbench.base.precision import full_float32
 from ganbench.data.sources import Samples, take
 from ganbench.evaluation.feature_store import FeatureStore, Wanted
+from ganbench.evaluation.metric_hints import hint
 from ganbench.features import FeatureExtractor, Features
 from ganbench.features.small_cnn import fit_classifier
 from ganbench.metrics import Inputs, Model, Protocol, Side, Unavailable
@@ -85,15 +86,16 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
         elif name in known:
             request = Request(name, known[name], default_extractor if known[name].needs_extractor else None)
         else:
-            stem, _, extractor = name.partition("_")
             match = next((s for s in sorted(known, key=len, reverse=True) if name.startswith(s + "_")), None)
             if match is None or not known[match].needs_extractor:
-                choices = [*published, *known]
-                raise UserError(f"unknown metric '{name}'.{did_you_mean(stem if stem in known else name, choices)}")
+                kept = {p.published[0]: (p.stem, p.published[1]) for p in known.values() if p.published}
+                instead = hint(name, kept, {stem: p.needs_extractor for stem, p in known.items()})
+                raise UserError(f"unknown metric '{shortened(name, 80)}'.{instead}")
             extractor = name[len(match) + 1 :]
             if extractor not in extractors:
                 raise UserError(
-                    f"metric '{name}': unknown extractor '{extractor}'.{did_you_mean(extractor, extractors)}"
+                    f"metric '{shortened(name, 80)}': unknown extractor '{shortened(extractor, 60)}'."
+                    f"{did_you_mean(extractor.casefold(), extractors)}"
                 )
             request = Request(name, known[match], extractor)
         if any(request.protocol is r.protocol and request.extractor == r.extractor for r in requests):
@@ -105,14 +107,15 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
 def evaluate(
     requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
     held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
-    unavailable: dict[str, str] | None = None,
+    unavailable: dict[str, str] | None = None, class_maps: dict[str, dict[int, int]] | None = None,
 ) -> tuple[list[Measurement], list[Measurement]]:
     """Measure every request. Returns the measurements of the generated images, and those of the row of real data.
 
     store: makes and caches features by the extractors that the requests name. fake: the generated images; None if only
     representations are measured. held_out: real images that are not in the reference; the row of real data uses them,
     subsampled to the number of generated images. resolutions: replace the protocols' own lower resolutions.
-    unavailable: why an extractor cannot be used, by its name.
+    unavailable: why an extractor cannot be used, by its name. class_maps: the class of an extractor for each label, by
+    its name, where the user says which it is.
     Raises UserError if the sets differ in their channels.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
@@ -132,7 +135,7 @@ def evaluate(
         if samples is not None:
             store.name(samples, what, keep=True)
 
-    bench = _Bench(store, reference, held_out, seed, resolutions, model, unavailable or {})
+    bench = _Bench(store, reference, held_out, seed, resolutions, model, unavailable or {}, class_maps or {})
     played = []  # each request with the set that plays the generated images, and whether this is the row of real data
     for request in requests:
         played.append((request, fake, False))
@@ -153,9 +156,11 @@ class _Bench:
     def __init__(
         self, store: FeatureStore, reference: Samples | None, held_out: Samples | None, seed: int,
         resolutions: tuple[int, ...] | None, model: Model | None, unavailable: dict[str, str],
+        class_maps: dict[str, dict[int, int]],
     ):
         self.store, self.reference, self.held_out = store, reference, held_out
         self.seed, self.resolutions, self.model, self.unavailable = seed, resolutions, model, unavailable
+        self.class_maps = class_maps
         self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
         self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
 
@@ -219,6 +224,8 @@ class _Bench:
                 raise Unavailable(f"{WORDS[side]} no labels")
         if self.reference is not None and p.needs_side("real") and _moments_alone(self.reference):
             self.require_moments(request, self.reference)
+        if self.reference is not None and p.by_moments and p.num is not None and "drawn" in self.reference.origin:
+            raise Unavailable("this protocol is against the whole reference, and a draw of it was asked for")
         if p.num is not None and of is not None and not real and len(of.images) != p.num:
             raise Unavailable(
                 f"this protocol is of {p.num:,} samples, and there are {len(of.images):,}: give --num {p.num}"
@@ -276,6 +283,7 @@ class _Bench:
             torch.Generator().manual_seed(self.seed), shared, self.model,
             self.store.embed(name) if name is not None and "embed" in p.needs else None, self.fit,
             classes_of_logits=() if extractor is None else extractor.classes,
+            class_of_label=self.class_maps.get(name or ""),
         )
 
     def empty(self, sets: dict[str, Samples | None]) -> Side:
@@ -350,8 +358,10 @@ def _moments_alone(samples: Samples) -> bool:
 def metric_name(request: Request, extractor: FeatureExtractor | None) -> str:
     """Return the name that the value may carry: a published name needs the published weights."""
     p = request.protocol
-    if extractor is None:
-        return p.stem
+    if extractor is None:  # the protocol is over none, or its network is missing
+        if p.published and p.published[1] == request.extractor:
+            return p.published[0]
+        return f"{p.stem}_{request.extractor}" if request.extractor else p.stem
     if p.published and p.published[1] == extractor.name and extractor.official:
         return p.published[0]
     return f"{p.stem}_{extractor.title}"

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganbench import features
 from ganbench.base import registry
 from ganbench.base.data_spec import name_in
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.progress import Reporter
-from ganbench.data import datasets, resizing, sources
+from ganbench.data import resizing, sources
 from ganbench.data.images import grid, save_png, to_rgb
 from ganbench.data.streams import Images
+from ganbench.evaluation.inputs import make_extractor
 from ganbench.features import FeatureExtractor, extract
 from ganbench.gan import checkpoint
 from ganbench.metrics import Unavailable, nearest_training_images
@@ -50,6 +50,7 @@ class Request:
     classes: int | None = None
     channels: str | None = None
     alpha: str | None = None
+    generator_batch: int | None = None
 
 
 def draw_from(request: Request, reporter: Reporter) -> tuple[Tensor, str]:
@@ -65,6 +66,7 @@ def draw_from(request: Request, reporter: Reporter) -> tuple[Tensor, str]:
     of_images = replace(
         of_reference, labels_file=request.image_labels, prior=request.prior, classes=request.classes, device=where,
         latent=None if request.latent is None else sources.parse_latent(request.latent),
+        generator_batch=request.generator_batch,
     )
     if request.ckpt is not None:
         given = of_images.of_a_generator() or ("--image-labels" if request.image_labels else "")
@@ -85,7 +87,7 @@ def draw_from(request: Request, reporter: Reporter) -> tuple[Tensor, str]:
         if not makes_any:
             fake = sources.take(fake, min(request.num, len(fake.images)), images, request.seed)
     extractor = request.extractor
-    net = features.create(extractor, request.weights, not datasets.offline()) if extractor else None
+    net = make_extractor(extractor, request.weights) if extractor else None
     distances = draw(fake.images[:], real.images, request.rows, request.out, net, where)
     return distances, "L1 of pixels" if net is None else net.title
 

@@ -13,10 +13,10 @@ from ganbench.base.device import choose_device, describe_device, peak_memory
 from ganbench.base.errors import UserError
 from ganbench.base.progress import Reporter
 from ganbench.data import datasets, resizing, sources
-from ganbench.data.sources import Samples
+from ganbench.data.sources import Samples, class_map
 from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
-from ganbench.evaluation.inputs import cache_folder, describe, held_out_of, make_extractors
+from ganbench.evaluation.inputs import cache_folder, describe, extractors_here, held_out_of, make_extractors
 from ganbench.evaluation.subject import own_extractors, under_test
 from ganbench.gan import checkpoint
 from ganbench.metrics import Protocol
@@ -55,6 +55,9 @@ class Request:
     held_out: str | None = None
     channels: str | None = None
     alpha: str | None = None
+    generator_batch: int | None = None
+    num_reference: int | None = None
+    class_map: str | None = None
 
     def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
         """Return how --images and --reference are read. Raises UserError for an option that applies to neither."""
@@ -63,6 +66,7 @@ class Request:
         images = sources.Options(
             labels_file=self.image_labels, resize=resize, latent=latent, prior=self.prior, classes=self.classes,
             device=device, progress=reporter.progress, say=reporter.say, channels=self.channels, alpha=self.alpha,
+            generator_batch=self.generator_batch,
         )
         given = images.of_a_generator() or ("--image-labels" if self.image_labels else "")
         if given and self.images is None:
@@ -87,6 +91,9 @@ def run(request: Request, reporter: Reporter) -> Result:
     results.git_commit()  # now, since the checkout may change while this runs
     device = choose_device(request.device)
     of_images, of_reference = request.reading(device, reporter)
+    pairs = None if request.class_map is None else class_map.parse(request.class_map)
+    if pairs is not None and request.images is None and request.ckpt is None:
+        raise UserError("--class-map is of the classes of generated images: give --images SOURCE or --ckpt FILE.")
     if request.images is not None and request.reference is not None:  # what one of both needs is no mistake
         for_both = [sources.are_files(text) for text in (request.images, request.reference)]
         if not all(for_both) and any(for_both):
@@ -110,6 +117,8 @@ def run(request: Request, reporter: Reporter) -> Result:
     registry.require("extractors", default)
     metrics = request.metrics or default_metrics(default)
     requests = measure.parse_metrics(metrics, default)
+    if request.extractor is not None and request.metrics:
+        require_use_of(request.extractor, requests)
 
     if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
         raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
@@ -130,6 +139,8 @@ def run(request: Request, reporter: Reporter) -> Result:
             ) from error
     if reference is not None and reference.moments is not None:
         require_moments(reference, f"--reference '{reference_text}'")
+    if request.num_reference is not None:
+        reference = drawn_reference(reference, request.num_reference, reference_text or "", request.seed)
     if request.held_out is not None:
         if reference is None:
             raise UserError("--held-out is beside --reference: give that too.")
@@ -138,14 +149,18 @@ def run(request: Request, reporter: Reporter) -> Result:
         if not len(held_out.images):
             raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
     fake = None
+    for_classifiers: list[class_map.Pair] = []
     if request.images is not None:
         fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
+        if pairs is not None:
+            fake, for_classifiers = class_map.to_reference(fake, reference, pairs)
         fake = fake if reference is None else sources.aligned(fake, reference, reporter.say)
     if missing and not datasets.offline():
         extractors, missing = make_extractors(requests, request.weights)
         require_some(requests, missing)
     for name, why in missing.items():
-        reporter.say(f"not measured: {', '.join(r.name for r in requests if r.extractor == name)}: {why}")
+        left_out = [r for r in requests if r.extractor == name]
+        reporter.say(f"not measured: {', '.join(r.name for r in left_out)}: {why}{instead_of(left_out)}")
     if gan is not None and meta is not None:
         num = request.num or NUM
         with reporter.task(f"sample {num:,}", num) as task:
@@ -154,6 +169,8 @@ def run(request: Request, reporter: Reporter) -> Result:
             )
         fake = sources.named_like(sources.resized(made, of_images.resize), reference, meta.data, reference_text)
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
+        if pairs is not None:
+            fake, for_classifiers = class_map.to_reference(fake, reference, pairs)
     for samples, what in (
         (fake, request.images and f"--images '{request.images}'"),
         (reference, f"--reference '{reference_text}'"),
@@ -166,6 +183,10 @@ def run(request: Request, reporter: Reporter) -> Result:
             f"--resolutions {max(request.resolutions)} is more than the images' side of {min(fake.images.shape[2:])}."
         )
 
+    class_maps = {}
+    if for_classifiers:
+        assert fake is not None
+        class_maps = maps_to_classifiers(for_classifiers, fake, reference, requests, extractors)
     model = None
     if gan is not None and meta is not None:
         model = under_test(gan, meta.model, meta.args, device)
@@ -175,7 +196,8 @@ def run(request: Request, reporter: Reporter) -> Result:
         reporter.say,
     )
     measurements, real = measure.evaluate(
-        requests, store, fake, reference, held_out, request.seed, request.resolutions, model, missing
+        requests, store, fake, reference, held_out, request.seed, request.resolutions, model, missing,
+        class_maps,
     )
     return Result(
         fake=describe(fake) if fake else None, reference=describe(reference) if reference else None,
@@ -183,6 +205,32 @@ def run(request: Request, reporter: Reporter) -> Result:
         training=training, seconds=round(time.monotonic() - began, 1), peak_memory_bytes=peak_memory(device),
         environment=results.environment(describe_device(device)) | store.pace(), created=results.now(),
     )
+
+
+def drawn_reference(reference: Samples | None, num: int, text: str, seed: int) -> Samples:
+    """Return `num` images of the reference, drawn as --num draws images. Raises UserError if it has not as many."""
+    if reference is None:
+        raise UserError("--num-reference draws from the reference: give --reference SOURCE too.")
+    if not len(reference.images):
+        raise UserError(f"--reference '{text}' holds moments and no images to draw from: leave --num-reference out.")
+    return sources.take(reference, num, text, seed, "--num-reference")
+
+
+def maps_to_classifiers(
+    pairs: list[class_map.Pair], fake: Samples, reference: Samples | None, requests: list[measure.Request],
+    extractors: dict[str, features.FeatureExtractor],
+) -> dict[str, dict[int, int]]:
+    """Return the class for each label of the images, by classifier, from pairs that are of no class of the reference.
+
+    Raises UserError if no metric compares labels with a classifier, and for a class that a classifier does not have.
+    """
+    asks = {r.extractor for r in requests if {"fake.logits", "fake.labels"} <= r.protocol.needs}
+    if not asks:
+        class_map.refuse_unused(pairs, reference)
+    return {
+        name: class_map.to_classifier(fake, pairs, name, extractor.classes, reference)
+        for name, extractor in extractors.items() if name in asks
+    }
 
 
 def require_moments(reference: Samples, what: str) -> None:
@@ -199,9 +247,35 @@ def require_moments(reference: Samples, what: str) -> None:
 def require_some(requests: list[measure.Request], missing: dict[str, str]) -> None:
     """Raise UserError if no metric can be measured, because their extractors are missing."""
     if missing and all(r.extractor in missing for r in requests):
-        here = (name for name in registry.names("extractors") if name not in missing and features.is_bundled(name))
-        instead = f" Without it: --extractor {name}." if (name := next(here, "")) else ""
-        raise UserError(f"{next(iter(missing.values()))}{instead}")
+        raise UserError(f"{next(iter(missing.values()))}{instead_of(requests)}")
+
+
+def instead_of(requests: list[measure.Request]) -> str:
+    """Return the end of a message about metrics whose extractor is missing: the same formulas over one that is here."""
+    for name in extractors_here():
+        formulas = [r.protocol.stem for r in requests if name != "pixels" or not asks_logits(r.protocol)]
+        if formulas:
+            names = ",".join(f"{formula}_{name}" for formula in formulas)
+            return f" Over a network that is here, for other numbers: --metrics {names}."
+    return ""
+
+
+def asks_logits(protocol: Protocol) -> bool:
+    """Return True if a protocol needs a classifier."""
+    return any(need.endswith(".logits") for need in protocol.needs)
+
+
+def require_use_of(extractor: str, requests: list[measure.Request]) -> None:
+    """Raise UserError if no metric is over the extractor that was given for metrics named without one."""
+    if any(r.extractor == extractor or (r.extractor and r.name == r.protocol.stem) for r in requests):
+        return
+    for r in requests:
+        if r.protocol.published and r.name == r.protocol.published[0]:
+            raise UserError(
+                f"--extractor {extractor}: '{r.name}' is the name kept for {r.extractor}. Over another network the "
+                f"formula is '{r.protocol.stem}': --metrics {r.protocol.stem} --extractor {extractor}."
+            )
+    raise UserError(f"--extractor {extractor}: no metric asked for takes one ({requests[0].name}): leave it out.")
 
 
 def default_metrics(extractor: str) -> list[str]:

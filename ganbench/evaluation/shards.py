@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ganbench.base import memory
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.evaluation import npz
 from ganbench.metrics.frechet import CHUNK, MomentsAccumulator
 
@@ -66,7 +66,7 @@ def parse(text: str, option: str = "--shard") -> Shard:
     match = TEXT.fullmatch(text)
     number, of = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= of:
-        raise UserError(f"{option} '{text}': write I/N, for shard I of N; I is 1 to N, as in 3/64.")
+        raise UserError(f"{option} '{shortened(text, 80)}': write I/N, for shard I of N; I is 1 to N, as in 3/64.")
     return Shard(number, of)
 
 

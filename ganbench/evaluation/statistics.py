@@ -24,10 +24,11 @@ from ganbench.base import memory
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.progress import Reporter
-from ganbench.data import datasets, resizing, sources
+from ganbench.data import resizing, sources
 from ganbench.data.sources import Samples
 from ganbench.data.streams import batches
 from ganbench.evaluation import npz, shards
+from ganbench.evaluation.inputs import make_extractor
 from ganbench.evaluation.listing import open_listed
 from ganbench.evaluation.shards import Part, Shard
 from ganbench.features import FeatureExtractor
@@ -42,8 +43,8 @@ class Request:
     instead of the published one. out: the npz. with_images, with_features: keep them in the file too.
     shard: measure this one alone, and write a part. force: make a part that is there again.
     batch_size: None leaves it to the extractor. device: by name; None: the accelerator if there is one.
-    resize, channels, alpha, image_labels, latent, prior, classes: how to read the source, in the words of the command
-    line.
+    resize, channels, alpha, image_labels, latent, prior, classes, generator_batch: how to read the source, in the words
+    of the command line.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Request:
     latent: str | None = None
     prior: str | None = None
     classes: int | None = None
+    generator_batch: int | None = None
 
     def options(self, device: torch.device, reporter: Reporter) -> sources.Options:
         """Return how to read the source. Raises UserError for an option that cannot be read."""
@@ -72,7 +74,7 @@ class Request:
             labels_file=self.image_labels, resize=None if self.resize is None else resizing.parse(self.resize),
             latent=None if self.latent is None else sources.parse_latent(self.latent), prior=self.prior,
             classes=self.classes, device=device, progress=reporter.progress, say=reporter.say, channels=self.channels,
-            alpha=self.alpha,
+            alpha=self.alpha, generator_batch=self.generator_batch,
         )
 
 
@@ -90,7 +92,7 @@ def run(request: Request, reporter: Reporter) -> None:
         raise UserError(f"'{request.source}' is one image: a covariance needs at least two.")
     rows = request.shard.rows(total) if request.shard else range(total)
     networks = {
-        name: features.create(name, request.weights, not datasets.offline())
+        name: make_extractor(name, request.weights)
         for name in shards.networks_of(request.extractor)
     }
     if request.shard:

@@ -164,6 +164,7 @@ class Inputs:
     N x d, logits float32 N x K or None). The images are uint8; they are float32 in the same unit (0 to 255) if their
     differences are smaller than a grey level.
     classes_of_logits: names of the extractor's classes, in the order of its logits; () if unknown.
+    class_of_label: the extractor's class for each label, where the user says which it is; None: the labels are classes.
     fit: trains the bundled classifier on uint8 images and labels, and returns a function from images to logits.
     """
 
@@ -176,6 +177,7 @@ class Inputs:
     embed: Callable[[Any], tuple[Tensor, Tensor | None]] | None = None
     fit: Callable[[Tensor, Tensor], Callable[[Any], Tensor]] | None = None
     classes_of_logits: tuple[str, ...] = ()
+    class_of_label: Mapping[int, int] | None = None
 
     def share(self, key: str, make: Callable[[], Any]) -> Any:
         """Return the result of `make` for the same two sets; the first of several protocols computes it."""
@@ -306,10 +308,13 @@ def require_labels(side: Side) -> Tensor:
 SURE = 1e-3  # probability below which labels are not taken for those of more classes
 
 
-def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tensor:
+def require_classes(
+    side: Side, logits: Tensor, names: tuple[str, ...], class_of_label: Mapping[int, int] | None = None
+) -> Tensor:
     """Return the labels of one set, int64 N, if they mean the classes of a classifier.
 
-    logits: the classifier's answers, M x K. names: its classes, or () if unknown.
+    logits: the classifier's answers, M x K. names: its classes, or () if unknown. class_of_label: its class for each
+    label, where they are known; then these are returned.
     Raises Unavailable if there are no labels, or unless there are as many classes and, where both are named, under the
     same names; named labels may also be the first of the classifier's classes. Unnamed labels of fewer classes are
     refused if they would hardly leave out so many classes by chance.
@@ -319,6 +324,15 @@ def require_classes(side: Side, logits: Tensor, names: tuple[str, ...]) -> Tenso
     tensor([1, 0])
     """
     labels, known_classes = require_labels(side), logits.shape[1]
+    if class_of_label is not None:
+        values, rows = labels.unique(return_inverse=True)
+        if without := [c for c in values.tolist() if c not in class_of_label]:
+            name = side.classes[without[0]] if without[0] < len(side.classes) else without[0]
+            raise Unavailable(f"the class map says nothing of class '{name}'")
+        found = torch.tensor([class_of_label[c] for c in values.tolist()], dtype=torch.int64)
+        if len(found) and int(found.max()) >= known_classes:
+            raise Unavailable(f"the class map has class {int(found.max())}, and the extractor has {known_classes}")
+        return found[rows]
     if unknown := [c for c in labels.unique().tolist() if c >= known_classes]:
         raise Unavailable(f"label {unknown[-1]} is not one of the extractor's {known_classes} classes")
     if side.classes and len(side.classes) < len(names):  # the first classes of the classifier, under its names

@@ -131,7 +131,7 @@ def _rounded(per_class: dict[int, float]) -> dict[str, float]:
 
 def _compute(inputs: Inputs) -> list[Value]:
     fake, native = inputs.fake, require_logits(inputs.fake)
-    labels = require_classes(fake, native, inputs.classes_of_logits)
+    labels = require_classes(fake, native, inputs.classes_of_logits, inputs.class_of_label)
     values = []
     for suffix, logits in (("", native), *((f"@{r}", fake.logits_at[r]) for r in fake.logits_at)):
         value, error = accuracy(logits, labels)
@@ -143,7 +143,7 @@ def _compute(inputs: Inputs) -> list[Value]:
 
 def _gaining_classes(inputs: Inputs) -> list[Value]:
     fake, native = inputs.fake, require_logits(inputs.fake)
-    labels = require_classes(fake, native, inputs.classes_of_logits)
+    labels = require_classes(fake, native, inputs.classes_of_logits, inputs.class_of_label)
     if not fake.logits_at:
         raise Unavailable("there are no logits of reduced images: a gain needs a lower resolution")
     at_native = class_accuracy(native, labels)
@@ -190,7 +190,7 @@ def _pairs_of_fake(inputs: Inputs) -> dict[int, Pairs]:
 
 def _correlation(inputs: Inputs) -> list[Value]:
     logits = require_logits(inputs.fake)
-    labels = require_classes(inputs.fake, logits, inputs.classes_of_logits)
+    labels = require_classes(inputs.fake, logits, inputs.classes_of_logits, inputs.class_of_label)
     accuracies = class_accuracy(logits, labels)
     if len(accuracies) < 4:
         raise Unavailable(f"a correlation over classes needs at least 4 classes, not {len(accuracies)}")

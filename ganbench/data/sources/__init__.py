@@ -4,6 +4,7 @@ Use `open_source` with the text that a user gives to `--images` or `--reference`
 
 archives.py     zip and npz files
 callables.py    a Python function of the user
+class_map.py    the user's words about which class of the images is which class of the reference or of a classifier
 checkpoints.py  samples of a checkpoint, written to a PNG or an npz
 generators.py   a reference model, or a generator in a TorchScript or ONNX file
 samples.py      `Samples`, the options of reading, and what is done to samples afterwards

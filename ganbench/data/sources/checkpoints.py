@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from ganbench.base import memory
 from ganbench.base.device import choose_device
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.base.files import atomic_path
 from ganbench.base.progress import Reporter
 from ganbench.data import images
@@ -54,7 +54,7 @@ def _classes(text: str, known: int) -> list[int]:
     except ValueError:
         values = [-1]
     if not all(0 <= value < known for value in values):
-        raise UserError(f"--labels must be classes 0 to {known - 1}, separated by commas, not '{text}'.")
+        raise UserError(f"--labels must be classes 0 to {known - 1}, separated by commas, not '{shortened(text, 80)}'.")
     return values
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ganbench.base import distributed, memory
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.base.files import sha256_of
 from ganbench.data.images import to_uint8
 from ganbench.data.sources.samples import Options, Samples, row_major, with_fingerprint
@@ -221,7 +221,8 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
 
     blocks = _Blocks(batch, num, seed, labels, size, f"{path} cannot be evaluated: {{}}.")
     origin = {"kind": network.kind, "name": path.name, "sha256": network.sha256, "seed": seed, "batch_size": size,
-              "latent": list(network.latent), "prior": network.prior, "classes": network.classes}
+              "latent": list(network.latent), "prior": network.prior, "classes": network.classes,
+              **({"generator_batch": network.batch} if network.batch else {})}
     if lazy:
         return Samples(Made(shape, size, blocks), labels, origin)
     images = _made_now(blocks, options.progress(f"sample {num:,}", num), distributed.world_size() > 1)
@@ -235,6 +236,7 @@ class _Network:
     """A generator in a file.
 
     latent: shape of one z. prior: key of PRIORS. classes: number of classes, or 0 if the network takes no labels.
+    batch: the only number of latents that it takes at a time, or None if it takes any.
     call: (z, y, index of the batch) -> the output of the network.
     """
 
@@ -243,7 +245,25 @@ class _Network:
     latent: tuple[int, ...]
     prior: str
     classes: int
+    batch: int | None
     call: Callable[[Tensor, Tensor | None, int], Any]
+
+
+_FIXED = "If it was exported for batches of one size, give that: --generator-batch {}."
+
+
+def _in_batches(
+    run: Callable[[Tensor, Tensor | None], Any], z: Tensor, y: Tensor | None, size: int | None, path: Path
+) -> Any:
+    """Run a network that takes `size` latents at a time, or any number for None; the last latent fills up a batch."""
+    if size is None:
+        return run(z, y)
+    parts = []
+    for start in range(0, len(z), size):
+        rows = torch.arange(start, start + size).clamp(max=len(z) - 1)
+        out = _checked_images(run(z[rows], None if y is None else y[rows]), path, size)
+        parts.append(out[: len(z) - start])
+    return torch.cat(parts)
 
 
 def _checked_images(out: Any, path: Path, n: int) -> Tensor:
@@ -251,7 +271,10 @@ def _checked_images(out: Any, path: Path, n: int) -> Tensor:
     if not isinstance(out, Tensor):
         raise UserError(f"{path} must return one tensor of images, not {type(out).__name__}.")
     if out.ndim != 4 or len(out) != n or out.shape[1] not in (1, 3) or not out.numel():
-        raise UserError(f"{path} was asked for {n} images N x 1|3 x H x W, but returned shape {tuple(out.shape)}.")
+        hint = f" {_FIXED.format(len(out))}" if out.ndim == 4 and 0 < len(out) != n else ""
+        raise UserError(
+            f"{path} was asked for {n} images N x 1|3 x H x W, but returned shape {tuple(out.shape)}.{hint}"
+        )
     if out.dtype != torch.uint8 and not out.is_floating_point():
         raise UserError(f"{path} must return uint8, or floats in [-1, 1], not {out.dtype}.")
     return out
@@ -331,17 +354,21 @@ def _torchscript(path: Path, options: Options, seed: int) -> _Network:
     takes_labels = True if required == 2 else False if len(arguments) == 1 else None
     classes = _number_of_classes(takes_labels, options, _attribute(module, "num_classes"), path)
 
-    def call(z: Tensor, y: Tensor | None, index: int) -> Any:
+    def run(z: Tensor, y: Tensor | None) -> Any:
         inputs = [z.to(options.device)] + ([] if y is None else [y.to(options.device)])
+        try:
+            return module(*inputs)
+        except Exception as error:
+            shapes = " and ".join(str(tuple(i.shape)) for i in inputs)
+            hint = "" if options.generator_batch else f" {_FIXED.format('N')}"
+            raise UserError(f"{path} failed when called with {shapes}: {_last_line(error)}.{hint}") from error
+
+    def call(z: Tensor, y: Tensor | None, index: int) -> Any:
         # The network may draw noise itself: make it depend only on the seed and the batch, not on the process.
         with _plain_torchscript(), _own_random_state((seed << 24) + index, options.device), torch.inference_mode():
-            try:
-                return module(*inputs)
-            except Exception as error:
-                shapes = " and ".join(str(tuple(i.shape)) for i in inputs)
-                raise UserError(f"{path} failed when called with {shapes}: {_last_line(error)}.") from error
+            return _in_batches(run, z, y, options.generator_batch, path)
 
-    return _Network("torchscript", sha256_of(path), latent, prior, classes, call)
+    return _Network("torchscript", sha256_of(path), latent, prior, classes, options.generator_batch, call)
 
 
 def _attribute(module: torch.jit.ScriptModule, name: str) -> int | None:
@@ -397,7 +424,13 @@ def _onnx(path: Path, options: Options, seed: int) -> _Network:
         raise UserError(f"{path} must take latents of floats N x d, and labels if any, but takes {described}.")
     if len(inputs) == 2 and (inputs[1].type not in ONNX_INTEGERS or len(inputs[1].shape) != 1):
         raise UserError(f"{path} must take labels as N whole numbers, but takes {described}.")
-    fixed, *shape = inputs[0].shape
+    first, *shape = inputs[0].shape
+    fixed = first if isinstance(first, int) else None
+    if fixed and options.generator_batch not in (None, fixed):
+        raise UserError(
+            f"--generator-batch {options.generator_batch}: {path} says {fixed}. Leave --generator-batch out."
+        )
+    fixed = fixed or options.generator_batch
     stored = tuple(shape) if all(isinstance(d, int) for d in shape) else None
     latent = _given_or_stored("the size of its latents", options.latent, stored, path, "--latent")
     classes = _number_of_classes(len(inputs) == 2, options, None, path)
@@ -406,21 +439,16 @@ def _onnx(path: Path, options: Options, seed: int) -> _Network:
         given = {inputs[0].name: z.to(ONNX_FLOATS[inputs[0].type]).numpy()}
         if y is not None:
             given[inputs[1].name] = y.to(ONNX_INTEGERS[inputs[1].type]).numpy()
-        return torch.from_numpy(session.run([session.get_outputs()[0].name], given)[0])
+        try:
+            return torch.from_numpy(session.run([session.get_outputs()[0].name], given)[0])
+        except Exception as error:
+            hint = "" if fixed else f" {_FIXED.format('N')}"
+            raise UserError(f"{path} failed on latents of {tuple(z.shape)}: {_last_line(error)}.{hint}") from error
 
-    def call(z: Tensor, y: Tensor | None, index: int) -> Tensor:
-        step = fixed if isinstance(fixed, int) else len(z)  # a graph may have a fixed batch size
-        parts = []
-        for start in range(0, len(z), step):
-            rows = torch.arange(start, start + step).clamp(max=len(z) - 1)  # repeat the last row to fill the batch
-            try:
-                out = run(z[rows], None if y is None else y[rows])
-            except Exception as error:
-                raise UserError(f"{path} failed on latents of {tuple(z[rows].shape)}: {_last_line(error)}.") from error
-            parts.append(out[: len(z) - start])
-        return torch.cat(parts)
+    def call(z: Tensor, y: Tensor | None, index: int) -> Any:
+        return _in_batches(run, z, y, fixed, path)
 
-    return _Network("onnx", sha256_of(path), latent, options.prior or "normal", classes, call)
+    return _Network("onnx", sha256_of(path), latent, options.prior or "normal", classes, fixed, call)
 
 
 def parse_latent(text: str) -> tuple[int, ...]:
@@ -430,5 +458,5 @@ def parse_latent(text: str) -> tuple[int, ...]:
     ((128,), (100, 1, 1))
     """
     if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6}){0,3}", text, re.ASCII):
-        raise UserError(f"--latent '{text}': write the size of z, or its shape: 128, or 100x1x1.")
+        raise UserError(f"--latent '{shortened(text, 80)}': write the size of z, or its shape: 128, or 100x1x1.")
     return tuple(map(int, text.split("x")))

@@ -46,7 +46,8 @@ class Options:
 
     labels_file: a CSV with the columns file and label. labels_option: the option that named this CSV, for messages.
     resize: applied to every image. latent, prior, classes: shape of z, its distribution (a key of PRIORS) and number of
-    classes of a generator whose file does not store them. device: runs a TorchScript generator.
+    classes of a generator whose file does not store them. generator_batch: the number of latents that a generator of a
+    fixed batch size takes. device: runs a TorchScript generator.
     moments_alone: accept an npz that holds moments and no images. channels, alpha: how image files are decoded, see
     `Decoding`. progress: called with (what, total); returns a function that is called with each number of finished
     images. say: called with remarks for the user.
@@ -58,6 +59,7 @@ class Options:
     latent: tuple[int, ...] | None = None
     prior: str | None = None
     classes: int | None = None
+    generator_batch: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     moments_alone: bool = False
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda n: None
@@ -72,7 +74,10 @@ class Options:
 
     def of_a_generator(self) -> str:
         """Return the first given option that only generators use, as on the command line, or "" if none is given."""
-        given = {"--latent": self.latent, "--prior": self.prior, "--classes": self.classes}
+        given = {
+            "--latent": self.latent, "--prior": self.prior, "--classes": self.classes,
+            "--generator-batch": self.generator_batch,
+        }
         return next((name for name, value in given.items() if value is not None), "")
 
     def of_image_files(self) -> str:
@@ -80,17 +85,17 @@ class Options:
         return "--channels" if self.channels else "--alpha" if self.alpha else ""
 
 
-def take(samples: Samples, num: int | None, text: str, seed: int) -> Samples:
+def take(samples: Samples, num: int | None, text: str, seed: int, option: str = "--num") -> Samples:
     """Return `num` samples, drawn without replacement with `seed`, in their old order. For None, return all samples.
 
-    A subset has no moments, because moments in a file are those of all images. text: the source, for the message.
-    Raises UserError if there are fewer than `num` samples.
+    A subset has no moments, because moments in a file are those of all images. text, option: the source and the option
+    that gave the number, for the message. Raises UserError if there are fewer than `num` samples.
     """
     n = len(samples.images)
     if num is None or num == n:
         return samples
     if num > n:
-        raise UserError(f"'{text}' has {n:,} images, fewer than the {num:,} asked for: lower --num or give more.")
+        raise UserError(f"'{text}' has {n:,} images, fewer than the {num:,} asked for: lower {option} or give more.")
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:num].sort().values
     labels = None if samples.labels is None else samples.labels[rows]
     origin = {**samples.origin, "drawn": num, "draw_seed": seed}
@@ -166,16 +171,16 @@ def aligned(samples: Samples, reference: Samples, say: Callable[[str], None] = l
     named = [s.labels is not None and not all(c.isdecimal() for c in s.classes) for s in (samples, reference)]
     if not all(named) or samples.classes == reference.classes:
         return samples
-    index = {_plain(name): i for i, name in enumerate(reference.classes)}
+    index = {plain_name(name): i for i, name in enumerate(reference.classes)}
     names = list(reference.classes)
     for name in samples.classes:
-        if _plain(name) not in index:
-            index[_plain(name)] = len(names)
+        if plain_name(name) not in index:
+            index[plain_name(name)] = len(names)
             names.append(name)
     if others := names[len(reference.classes) :]:
         some = ", ".join(f"'{name}'" for name in others[:5]) + (", ..." if len(others) > 5 else "")
         say(f"{len(others)} of the images' classes are not in the reference: {some}")
-    labels = torch.tensor([index[_plain(name)] for name in samples.classes])[samples.labels]
+    labels = torch.tensor([index[plain_name(name)] for name in samples.classes])[samples.labels]
     return replace(samples, labels=labels, classes=tuple(names))
 
 
@@ -192,7 +197,8 @@ def named_like(samples: Samples, reference: Samples | None, trained_on: str | No
     return replace(samples, classes=reference.classes)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a class without regard to case, and with a space for "_" and "-"."""
     return re.sub("[-_ ]+", " ", name.casefold()).strip()
 
 
