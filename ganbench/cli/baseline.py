@@ -7,6 +7,7 @@ import click
 
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
+from ganbench.cli import terminal
 from ganbench.cli.options import (
     COUNT,
     FILE,
@@ -98,7 +99,7 @@ def baseline(
             "note": check.reason,
         })
     click.echo("\n".join(regression.head(made, 1)) + "\n")
-    click.echo(tables.render(cells, columns=COLUMNS), nl=False)
+    click.echo(terminal.table(cells, COLUMNS), nl=False)
     for line in () if quiet else [*(f"note:    {text}" for text in remarks), f"baseline: {out}"]:
         click.echo(line, err=True)
 

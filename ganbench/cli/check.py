@@ -7,6 +7,7 @@ import click
 
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
+from ganbench.cli import terminal
 from ganbench.cli.options import FILE, common, examples, results_option
 
 COLUMNS = ("metric", "value", "baseline", "tolerance", "sees", "verdict", "note")
@@ -53,7 +54,7 @@ def check(
             for c in changes
         ]
         click.echo(f"{baseline} is written anew. The tolerance covers {new.covers}.\n")
-        click.echo(tables.render(cells, columns=("metric", "old", "new", "new - old", "note")), nl=False)
+        click.echo(terminal.table(cells, ("metric", "old", "new", "new - old", "note")), nl=False)
         _say(remarks, quiet)
         return
     if false_alarms is not None:
@@ -74,7 +75,7 @@ def check(
         for c in done.checks
     ]
     click.echo("\n".join(done.head) + "\n")
-    click.echo(tables.render(cells, columns=COLUMNS), nl=False)
+    click.echo(terminal.table(cells, COLUMNS), nl=False)
     _say(done.remarks, quiet)
     if junit is not None:
         regression.write_junit(done.checks, junit)

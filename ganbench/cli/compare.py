@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ganbench.base.errors import UserError
+from ganbench.cli import terminal
 from ganbench.cli.options import common, examples
 
 COLUMNS = ("metric", "a", "b", "b - a", "p", "verdict")
@@ -60,7 +61,7 @@ def compare(a: str, b: str, as_json: bool, quiet: bool) -> None:
             for c in found
         ]
         click.echo("\n".join(head) + "\n")
-        click.echo(tables.render(cells, columns=COLUMNS), nl=False)
+        click.echo(terminal.table(cells, COLUMNS), nl=False)
     for line in () if quiet else remarks:
         click.echo(f"note:    {line}", err=True)
 

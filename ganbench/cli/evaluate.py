@@ -10,6 +10,7 @@ import click
 from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
+from ganbench.cli import terminal
 from ganbench.cli.options import (
     BATCH_SIZE,
     COUNT,
@@ -112,7 +113,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False))
     else:
-        click.echo(tables.render(tables.measurement_rows(result), columns=tables.RESULT_COLUMNS), nl=False)
+        click.echo(terminal.table(tables.measurement_rows(result), tables.RESULT_COLUMNS), nl=False)
     missing = [m.metric for m in result.measurements if m.value is None]
     if missing and (names or len(missing) == len(result.measurements)):
         click.echo(f"ganbench: not measured: {', '.join(missing)} (the reasons stand beside them)", err=True)

@@ -7,6 +7,7 @@ import click
 
 from ganbench.base import registry
 from ganbench.base.errors import UserError
+from ganbench.cli import terminal
 from ganbench.cli.options import (
     COUNT,
     FOLDER,
@@ -108,7 +109,7 @@ def reproduce(
     if not is_first_process():
         return
     lines = answer.finish(plan, group, outcome)
-    click.echo(answer.outcome_text(plan, group, outcome, as_json), nl=False)
+    click.echo(answer.outcome_text(plan, group, outcome, as_json, terminal.width()), nl=False)
     for line in lines:
         reporter.say(line)
     for failure in outcome.failures:

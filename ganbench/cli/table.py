@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ganbench.cli import terminal
 from ganbench.cli.list_ import end_with
 from ganbench.cli.options import common, examples, results_option
 from ganbench.recipes import BUDGETS, installed
@@ -38,7 +39,7 @@ def table(
     """
     from ganbench.reporting import pages, stored
 
-    text, page = stored.table(out, name, dataset, budget, form)
+    text, page = stored.table(out, name, dataset, budget, form, terminal.width())
     written = {"table": page, "index": pages.write_all(out)[-1] if index else None}
     click.echo(text, nl=False)
     for line in () if quiet else stored.remarks(out, name):

@@ -12,7 +12,7 @@ from ganbench import recipes
 from ganbench.base.errors import UserError, did_you_mean
 from ganbench.recipes import Recipe
 from ganbench.reporting import baseline as baselines
-from ganbench.reporting import pages, regression, results, tables
+from ganbench.reporting import narrow, pages, regression, results, tables
 from ganbench.reporting.baseline import Baseline
 from ganbench.reporting.comparable import differences, subject, without_copies
 from ganbench.reporting.regression import Change, Check
@@ -20,12 +20,14 @@ from ganbench.reporting.results import Result
 
 
 def table(
-    out: Path, name: str | None = None, dataset: str | None = None, budget: str | None = None, form: str = "md"
+    out: Path, name: str | None = None, dataset: str | None = None, budget: str | None = None, form: str = "md",
+    width: int | None = None,
 ) -> tuple[str, Path | None]:
     """Return the table of all recipes, of those on a data set, or of one recipe or group; and the page it rebuilt.
 
     name: of a recipe or a group; its page is rebuilt from the full and short runs, if there is one. budget: show the
     runs on that budget; None: the full runs, and if a recipe has none, its short ones. form: md, csv or latex.
+    width: of the terminal that Markdown has to fit, or None.
     Raises UserError for an unknown name, and for a data set that no recipe is on.
     """
     if name is not None and dataset is not None:
@@ -50,7 +52,7 @@ def table(
             page = pages.write_group(group, stored, out / "tables")
         if page is not None:
             pages.refresh_index(out)
-    return tables.render(rows, form, columns), page
+    return narrow.markdown(rows, columns, width) if form == "md" else tables.render(rows, form, columns), page
 
 
 def _recipes_on(dataset: str | None) -> dict[str, Recipe]:

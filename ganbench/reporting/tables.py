@@ -85,7 +85,8 @@ def dataset_name(data: str) -> str:
     return Path(path).name if kind == "folder" else data
 
 
-def _arrow(direction: str) -> str:
+def arrow(direction: str) -> str:
+    """Return the end of a metric's name that shows which direction is better."""
     return {"lower": " ↓", "higher": " ↑"}.get(direction, "")
 
 
@@ -143,7 +144,7 @@ def rows(
     table = []
     for metric in [*measured, *(m for m in reported if m not in measured)]:
         summary = summarise(ours.get(metric, []))
-        row = {**shared, "metric": metric + _arrow(ours[metric][0].direction if metric in ours else "")}
+        row = {**shared, "metric": metric + arrow(ours[metric][0].direction if metric in ours else "")}
         row["ours"] = number(summary.value, summary.error) if summary else ("not run" if not results else "unavailable")
         row["real data"] = number(real[metric].value, real[metric].error) if metric in real else ""
         for value in reported.get(metric, [None]):
@@ -219,7 +220,7 @@ def measurement_rows(result: Result) -> list[dict[str, str]]:
     real = {m.metric: m for m in result.real}
     return [
         {
-            "metric": m.metric + _arrow(m.direction),
+            "metric": m.metric + arrow(m.direction),
             "value": number(m.value, m.error) if m.value is not None else "unavailable",
             "± over": m.uncertainty["over"] if m.uncertainty else "",
             "real data": number(real[m.metric].value, real[m.metric].error) if m.metric in real else "",

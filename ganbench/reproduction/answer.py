@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from ganbench.recipes import Group
-from ganbench.reporting import tables
+from ganbench.reporting import narrow, tables
 from ganbench.reporting.results import RESULT
 from ganbench.reproduction.jobs import Job
 from ganbench.reproduction.plan import Outcome, Plan
@@ -13,10 +13,10 @@ from ganbench.reproduction.run import GRID
 from ganbench.training.run_folder import CHECKPOINT
 
 
-def outcome_text(plan: Plan, group: Group | None, outcome: Outcome, as_json: bool) -> str:
+def outcome_text(plan: Plan, group: Group | None, outcome: Outcome, as_json: bool, width: int | None = None) -> str:
     """Return the text on stdout: the table of the recipe or the joined one of the group ('' if nothing ran), or JSON.
 
-    JSON holds every result, and the reasons of failures.
+    JSON holds every result, and the reasons of failures. width: of the terminal that a table has to fit, or None.
     """
     if as_json:
         return _dump(_outcome_value(plan, group, outcome))
@@ -26,7 +26,7 @@ def outcome_text(plan: Plan, group: Group | None, outcome: Outcome, as_json: boo
     else:
         rows = [row for recipe, results in ran for row in tables.rows(recipe, results, plan.overrides)]
         columns = tables.COLUMNS
-    return tables.render(rows, columns=columns) if rows else ""
+    return narrow.markdown(rows, columns, width) if rows else ""
 
 
 def _outcome_value(plan: Plan, group: Group | None, outcome: Outcome) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,10 +45,14 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """The needs of a full run of a recipe. parameters: of all its networks. data, extractors: their names."""
+    """The needs of a full run of a recipe.
+
+    parameters: of all its networks. networks: parameters of each. data, extractors: their names.
+    """
 
     recipe: Recipe
     parameters: int = 0
+    networks: dict[str, int] = field(default_factory=dict)
     data: list[str] = field(default_factory=list)
     extractors: list[str] = field(default_factory=list)
 
@@ -128,11 +132,22 @@ def check(recipe: Recipe, file: Path) -> tuple[list[str], Needs]:
     if full:
         return lines, Needs(recipe)
     spec = recipe.of_seed(0)
-    parameters = sum(p.numel() for p in _build(spec).parameters())
+    gan = _build(spec)
     requests = measure.parse_metrics([*spec.evaluate.metrics, *watched_metric(spec)], DEFAULT_EXTRACTOR)
     specs = spec.train.data, spec.evaluate.reference, spec.evaluate.real
     data = list(dict.fromkeys(_data_name(text) for text in specs))
-    return lines, Needs(recipe, parameters, data, needed_extractors(requests))
+    return lines, Needs(recipe, parameters(gan), networks(gan), data, needed_extractors(requests))
+
+
+def parameters(gan: GAN) -> int:
+    """Return the number of parameters of a model."""
+    return sum(p.numel() for p in gan.parameters())
+
+
+def networks(gan: GAN) -> dict[str, int]:
+    """Return the number of parameters of each network of a model that has any."""
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in gan.named_children()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _faults_of_text(recipe: Recipe) -> Iterator[Fault]:
@@ -168,14 +183,17 @@ def _faults(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _build(recipe: Recipe) -> GAN:
-    """The recipe's model without weights. Raises UserError, beginning with the recipe's name, for its arguments."""
-    name, args = recipe.model.name, recipe.model.args
+    return build(recipe.model.name, recipe.model.args, recipe.name)
+
+
+def build(name: str, args: dict[str, Any], whose: str) -> GAN:
+    """Return a model without weights. Raises UserError, beginning with `whose`, for its arguments."""
     try:
         with torch.device("meta"):
-            return checkpoint.make_model(name, args, recipe.name)
+            return checkpoint.make_model(name, args, whose)
     except UserError:  # a constructor may look at the weights that it draws: let it
         with torch.random.fork_rng(devices=[]):
-            return checkpoint.make_model(name, args, recipe.name)
+            return checkpoint.make_model(name, args, whose)
 
 
 def _faults_of_data(recipe: Recipe, gan: GAN | None) -> Iterator[Fault]:

@@ -330,6 +330,16 @@ class _Run:
         self.seconds += time.monotonic() - self.began
 
 
+def timed_steps(recipe: Recipe, data: Dataset, folder: Path, device: torch.device) -> Iterator[float]:
+    """Train a new model without end, and yield the seconds of each step. folder: an empty one; nothing is stored."""
+    run = _Run(new_model(recipe, data), recipe, data, RunFolder(folder), 0, device, "")
+    for batch in batches(data, recipe.train, 0, 0, None, device):
+        began = time.monotonic()
+        losses = run.one_step(batch)
+        sum(loss.item() for loss in losses.values())  # waits for the device
+        yield time.monotonic() - began
+
+
 def new_model(recipe: Recipe, data: Dataset) -> GAN:
     """Return the recipe's model, newly initialised. Raises UserError if its arguments or the data do not fit."""
     gan = checkpoint.make_model(recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
