@@ -30,6 +30,7 @@ from ganbench.cli.neighbours import neighbours
 from ganbench.cli.options import examples
 from ganbench.cli.reproduce import reproduce
 from ganbench.cli.sample import sample
+from ganbench.cli.show import show
 from ganbench.cli.statistics import statistics
 from ganbench.cli.table import table
 from ganbench.cli.train_classifier import train_classifier
@@ -38,8 +39,8 @@ from ganbench.cli.validate import validate
 MOST_CHARACTERS = 4000  # of a message: it may quote what somebody else wrote into a file
 
 COMMANDS = (
-    baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, statistics,
-    table, train_classifier, validate,
+    baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, show,
+    statistics, table, train_classifier, validate,
 )
 
 
