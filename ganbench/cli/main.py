@@ -34,13 +34,14 @@ from ganbench.cli.show import show
 from ganbench.cli.statistics import statistics
 from ganbench.cli.table import table
 from ganbench.cli.train_classifier import train_classifier
+from ganbench.cli.traverse import traverse
 from ganbench.cli.validate import validate
 
 MOST_CHARACTERS = 4000  # of a message: it may quote what somebody else wrote into a file
 
 COMMANDS = (
     baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, show,
-    statistics, table, train_classifier, validate,
+    statistics, table, train_classifier, traverse, validate,
 )
 
 

@@ -58,8 +58,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three and the
-# last two.
+# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three and the last two.
 # x is float N x C x H x W in [-1, 1]. A method that its configuration rules out raises ValueError with the reason.
 #   encode(x)                  -> float N x d, latents of the images
 #   encoder_features(x)        -> float N x ..., a hidden layer of the encoder
@@ -67,7 +66,7 @@ from torch.optim import Optimizer
 #   classify(x)                -> float N x K, class logits
 #   discriminator_features(x)  -> float N x ..., a hidden layer of the discriminator
 #   codes()                    -> tuple of `Code`, the parts of z that the model is trained to find again in G(z)
-#   code_log_likelihood(x, z)  -> float N x codes, log Q(c | x) of each code c in z, in nats
+#   code_log_likelihood(x, z)  -> float N x codes, log Q(c | x) of each code c in z for x = G(z), in nats
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
     "discriminator_features", "codes", "code_log_likelihood",
@@ -194,7 +193,7 @@ class GAN(nn.Module):
     def code_log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log Q(c | x) of each code c in z, in nats: float n x codes, in the order of `codes`.
 
-        x: images, float n x C x H x W in [-1, 1]. z: the latents whose codes are looked for in them.
+        x: the samples G(z), float n x C x H x W in [-1, 1]. z: their latents.
         """
         raise NotImplementedError
 

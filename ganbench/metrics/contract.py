@@ -134,9 +134,9 @@ class Model:
     All tensors are on the CPU. The model runs in evaluation mode without gradients, in batches of any size. Images that
     go in are uint8 N x C x H x W, a tensor or an ImageSet.
 
-    sample_latent(n, generator): n draws from the prior of z, float32 n x d. generate(z, y): float32 images in [-1, 1]
-    from latents and, for a conditional model, labels int64 n. encode(images): E(x), float32 N x d.
-    reconstruct(images): float32 images in [-1, 1]. classify(images): logits float32 N x K.
+    sample_latent(n, generator): n draws from the prior of z, float32 n x d; a model that has `generate` has it too.
+    generate(z, y): float32 images in [-1, 1] from latents and, for a conditional model, labels int64 n. encode(images):
+    E(x), float32 N x d. reconstruct(images): float32 images in [-1, 1]. classify(images): logits float32 N x K.
     codes: entropies H(c) in nats of the codes in z, by name and in their order. code_log_likelihood(z, y): log Q(c | x)
     of each code c in z for x = G(z, y), float32 N x codes.
     num_classes: 0 if the model takes no labels. args: arguments of the constructor.
@@ -188,7 +188,7 @@ class Inputs:
 
 SIDES = ("real", "fake", "held_out")
 PARTS = ("images", "labels", "features", "logits")
-CAPABILITIES = ("generate", "encode", "reconstruct", "classify", "code_log_likelihood")  # `generate` includes `sample_latent`
+CAPABILITIES = ("generate", "encode", "reconstruct", "classify", "code_log_likelihood")
 NEEDS = frozenset({f"{s}.{p}" for s in SIDES for p in PARTS} | {f"model.{c}" for c in CAPABILITIES} | {"embed", "fit"})
 
 

@@ -11,11 +11,13 @@ import torch
 from support import save_tiny, write_png, write_recipe
 
 from ganbench import cli, recipes
+from ganbench.base import registry
 from ganbench.base.progress import Reporter
 from ganbench.data.datasets import load
 from ganbench.evaluation import statistics
 from ganbench.evaluation.shards import Shard
 from ganbench.evaluation.statistics import Request
+from ganbench.gan import checkpoint
 from ganbench.metrics import Inputs, Side, discriminability
 from ganbench.reporting import results
 from ganbench.reporting.results import Measurement, Result
@@ -65,6 +67,9 @@ def prepared(tmp_path_factory):
     """A folder with everything that the examples name."""
     folder = tmp_path_factory.mktemp("prepared")
     save_tiny(folder / "model.safetensors")
+    infogan = registry.load("models", "infogan")(width=4)
+    meta = checkpoint.Checkpoint("infogan", {"width": 4})
+    checkpoint.save(folder / "infogan.safetensors", infogan.state_dict(), meta)
     write_recipe(folder, name="my-recipe")
     digits = load("digits:test")
     for i in range(160):

@@ -8,6 +8,7 @@ class_map.py    the user's words about which class of the images is which class 
 checkpoints.py  samples of a checkpoint, written to a PNG or an npz
 generators.py   a reference model, or a generator in a TorchScript or ONNX file
 samples.py      `Samples`, the options of reading, and what is done to samples afterwards
+traversals.py   what each code of a checkpoint changes, as a PNG
 """
 
 from pathlib import Path
