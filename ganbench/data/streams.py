@@ -31,6 +31,7 @@ from torch import Tensor
 from ganbench.base.errors import UserError
 from ganbench.data.decoders import decode_files
 from ganbench.data.decoding import VERSION, Array, Decoding, File, decode
+from ganbench.data.profiles import has_other_profile
 
 IN_MEMORY = 64 << 20  # bytes of pixels; smaller sets are kept once they are read
 FEW = 256  # rows that are decoded in this process, since starting others takes longer
@@ -117,7 +118,8 @@ class EncodedImages(Images):
 
     files: in their order; not empty. how: how to decode them. name, progress: for the progress of reading.
     The shape is that of the first file, which is decoded when the set is made; the others are held against it when they
-    are read. A set of at most IN_MEMORY bytes is kept once it has been read as a whole.
+    are read. A set of at most IN_MEMORY bytes is kept once it has been read as a whole. other_profiles: number of
+    images with a colour profile other than sRGB, once there is a fingerprint.
     Raises UserError if the first file cannot be decoded.
     """
 
@@ -130,6 +132,7 @@ class EncodedImages(Images):
         self.shape = torch.Size((len(files), c, h, w))
         self._kept: Tensor | None = None
         self._digest = ""
+        self.other_profiles = 0
 
     def batches(self, size: int, rows: Rows | None = None) -> Iterator[Tensor]:
         if self._kept is not None:
@@ -169,14 +172,17 @@ class EncodedImages(Images):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the encoded bytes of all files, in their order, and of how they are decoded.
 
-        Nothing is decoded: files are read at the speed of the disk, once.
+        Nothing is decoded: files are read at the speed of the disk, once. `other_profiles` is counted meanwhile.
         """
         if not self._digest:
             advance = self.progress(f"read {self.name}", len(self.files)) if self.progress else lambda n: None
             digest = hashlib.sha256(f"encoded images, decoder {VERSION}, {self.how}".encode())
             archives: dict[str, zipfile.ZipFile] = {}
+            self.other_profiles = 0
             for count, file in enumerate(self.files, 1):
-                digest.update(hashlib.sha256(file.read(archives)).digest())
+                data = file.read(archives)
+                digest.update(hashlib.sha256(data).digest())
+                self.other_profiles += has_other_profile(data)
                 if count % 64 == 0:
                     advance(64)
             advance(len(self.files) % 64)

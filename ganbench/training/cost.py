@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,8 +72,8 @@ def _measure(recipe: Recipe, device: torch.device) -> Cost:
     fixed = (COPIES + bool(train.ema_decay)) * weights
     data_size = math.prod(gan.image_shape) * _count(gan, train)
     if on_cpu and fixed + data_size > (free := memory.available()):
-        needed = memory.in_words(fixed + data_size)
-        return Cost(None, reason=f"at least {needed} of memory are needed, {memory.in_words(free)} are free")
+        least = memory.in_words(fixed + data_size)
+        return Cost(None, reason=f"at least {least} of memory are needed, {memory.in_words(free)} are free")
     data = random_images(gan, train)
     part = _part(train)
     if part is not None:
@@ -103,7 +103,7 @@ def _measure(recipe: Recipe, device: torch.device) -> Cost:
     return Cost(statistics.median(times), len(times))
 
 
-def _timed(recipe: Recipe, data: Dataset, device: torch.device) -> Iterator[float]:
+def _timed(recipe: Recipe, data: Dataset, device: torch.device) -> Generator[float, None, None]:
     with tempfile.TemporaryDirectory() as empty:
         yield from timed_steps(recipe, data, Path(empty), device)
 

@@ -15,7 +15,7 @@ from ganbench.base.errors import UserError
 from ganbench.data.datasets import layout
 from ganbench.data.datasets.folder import labels_of_layout
 from ganbench.data.decoding import BROKEN_ARCHIVE, Array, reason
-from ganbench.data.sources.samples import Options, Samples, of_files, origin_of_options, with_fingerprint
+from ganbench.data.sources.samples import Options, Samples, of_files, of_profiles, origin_of_options, with_fingerprint
 from ganbench.data.streams import IN_MEMORY, ArrayFile, EncodedImages, Images, fingerprint_of_files, spooled
 
 MOMENTS = (("mu", "sigma"), ("mu_s", "sigma_s"))
@@ -39,7 +39,8 @@ def read_zip(path: Path, options: Options, split: str | None = None) -> Samples:
     origin = {
         "kind": "zip", "name": path.name, **({"split": found.split} if found.splits else {}),
         "fingerprint": fingerprint_of_files(images, labels), "fingerprint_of": "files",
-        **of_files(str(path), found.left_out, found.remarks, options), **origin_of_options(options),
+        **of_files(str(path), found.left_out, found.remarks, options), **of_profiles(str(path), images, options),
+        **origin_of_options(options),
     }
     return Samples(images, labels, origin, classes=classes)
 

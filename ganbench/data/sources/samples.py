@@ -18,7 +18,7 @@ from ganbench.base.errors import UserError
 from ganbench.data import datasets
 from ganbench.data.decoding import Decoding
 from ganbench.data.resizing import Resize
-from ganbench.data.streams import Changed, Images, chosen, fingerprint_of_pixels
+from ganbench.data.streams import Changed, EncodedImages, Images, chosen, fingerprint_of_pixels
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def from_dataset(data: datasets.Dataset, options: Options | None = None) -> Samp
     if data.fingerprint_of != "pixels":
         origin["fingerprint_of"] = data.fingerprint_of
     origin |= of_files(data.where or data.name, data.left_out, data.remarks, options)
+    origin |= of_profiles(data.where or data.name, data.images, options)
     labels, classes = data.labels, data.all_classes or data.classes
     if labels is not None and data.first_class:
         labels = labels + data.first_class
@@ -131,6 +132,20 @@ def of_files(
         counts = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items()))
         options.say(f"{where}: files that are not read: {counts}")
     return {"left_out": dict(sorted(left_out.items()))}
+
+
+def of_profiles(where: str, images: Tensor | Images, options: Options | None) -> dict[str, Any]:
+    """Say how many image files have a colour profile that is ignored, and return the number as an entry of an origin.
+
+    images: they have a fingerprint by now, for which the files are read.
+    """
+    count = images.other_profiles if isinstance(images, EncodedImages) else 0
+    if not count:
+        return {}
+    if options:
+        how_many = f"{count:,} of {len(images):,} images have one"
+        options.say(f"{where}: colour profiles other than sRGB are ignored: {how_many}")
+    return {"other_profiles": count}
 
 
 def origin_of_options(options: Options | None) -> dict[str, Any]:
