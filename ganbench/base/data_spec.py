@@ -5,8 +5,8 @@ A spec is `NAME`, `NAME:split`, `folder:PATH` or `folder:PATH:split`. A part in 
 `ganbench.data.datasets.load` opens the data.
 """
 
+import os
 import re
-from pathlib import Path
 
 from ganbench.base.errors import UserError, shortened
 
@@ -37,7 +37,7 @@ def apart(spec: str) -> tuple[str, str]:
     ('mnist', '')
     """
     match = PART.fullmatch(spec)
-    if match is None or (name_in(spec) == "folder" and Path(spec.removeprefix("folder:")).exists()):
+    if match is None or (name_in(spec) == "folder" and os.path.exists(spec.removeprefix("folder:"))):
         return spec, ""
     return match["whole"], match["part"]
 

@@ -38,6 +38,7 @@ from ganbench.cli.traverse import traverse
 from ganbench.cli.validate import validate
 
 MOST_CHARACTERS = 4000  # of a message: it may quote what somebody else wrote into a file
+LONGEST_WORD = 400  # characters of a text of the user that a message repeats whole, such as a path
 
 COMMANDS = (
     baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, show,
@@ -74,6 +75,7 @@ class Commands(click.Group):
 
 def _fail(message: str) -> NoReturn:
     message = re.sub(r"\d{40,}", lambda digits: shortened(digits[0], 24), " ".join(message.split()))
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: shortened(word[0]), message)
     message = printable(shortened(message, MOST_CHARACTERS))
 
     def say(line: str) -> None:

@@ -27,10 +27,10 @@ def open_listed(text: str, num: int | None, seed: int, options: Options) -> Samp
     """
     path, of_zip = Path(text), None
     head, _, split = text.rpartition(":")
-    if head.lower().endswith(".zip") and not path.exists():
+    if head.lower().endswith(".zip") and not os.path.exists(path):
         path, of_zip = Path(head), split
     named = name_in(text) in names("datasets")
-    folder = name_in(text) == "folder" or (not named and bool(text) and path.is_dir())
+    folder = name_in(text) == "folder" or (not named and bool(text) and os.path.isdir(path))
     if options.of_a_generator() or not (folder or (not named and path.suffix.lower() == ".zip")):
         return sources.open_source(text, num, seed, options=options)
     if folder:

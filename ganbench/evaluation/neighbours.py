@@ -1,5 +1,6 @@
 """A picture of what a generator may have copied: samples, each beside the training images that are nearest to it."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _makes_any_number(text: str) -> bool:
     if path.suffix.lower() in sources.GENERATORS:
         return True
     known = {*registry.names("datasets"), "folder"}
-    return ":" in text and not path.exists() and name_in(text) not in known and not sources.are_files(text)
+    return ":" in text and not os.path.exists(path) and name_in(text) not in known and not sources.are_files(text)
 
 
 def draw(

@@ -173,7 +173,7 @@ def run(request: Request, reporter: Reporter) -> Result:
             fake, for_classifiers = class_map.to_reference(fake, reference, pairs)
     for samples, what in (
         (fake, request.images and f"--images '{request.images}'"),
-        (reference, f"--reference '{reference_text}'"),
+        (reference, "--num-reference 1" if request.num_reference == 1 else f"--reference '{reference_text}'"),
     ):
         alone = samples is not None and samples.moments is not None and not len(samples.images)
         if samples is not None and len(samples.images) < 2 and not alone:

@@ -60,3 +60,42 @@ def test_the_table_of_numbers_is_whole():
 def test_a_number_within_a_text_is_refused_in_one_short_line(refuses, ckpt, folder, word, args, digits):
     said = refuses([word], *(arg.replace("{}", digits) for arg in args))
     assert len(said) < SHORT
+
+
+@pytest.mark.parametrize(
+    ("option", "args"),
+    [
+        ("--metrics", ["evaluate", "--images", "digits:test", "--metrics", "{},"]),
+        ("metric", ["evaluate", "--images", "digits:test", "--metrics", "fd_{}"]),
+        ("--latent", ["evaluate", "--images", "g.pt", "--latent", "{}"]),
+        ("--resize", ["evaluate", "--images", "digits:test", "--resize", "8:{}"]),
+        ("--class-map", ["evaluate", "--images", "digits:test", "--class-map", "{}"]),
+        ("--weights", ["evaluate", "--images", "digits:test", "--weights", "{}"]),
+        ("--resolutions", ["evaluate", "--images", "digits:test", "--resolutions", "{}"]),
+        ("--device", ["evaluate", "--images", "digits:test", "--device", "{}"]),
+        ("extractor", ["evaluate", "--images", "digits:test", "--extractor", "{}"]),
+        ("model", ["evaluate", "--ckpt", "tiny.safetensors", "--model", "{}"]),
+        ("cannot read images", ["evaluate", "--images", "{}"]),
+        ("cannot read images", ["evaluate", "--images", "digits:test", "--reference", "{}"]),
+        ("give a folder of images", ["evaluate", "--images", "folder:{}"]),
+        ("no split", ["evaluate", "--images", "digits:{}"]),
+        ("--labels", ["sample", "--ckpt", "tiny.safetensors", "--labels", "{}", "--grid", "a.png"]),
+        ("--shard", ["statistics", "digits", "--extractor", "pixels", "--shard", "{}", "--out", "a.npz"]),
+        ("cannot read images", ["statistics", "{}", "--extractor", "pixels", "--out", "a.npz"]),
+        ("--launcher-arg", ["reproduce", "dcgan-digits", "--dry-run", "--launcher", "local", "--launcher-arg", "{}"]),
+        ("--seeds", ["reproduce", "dcgan-digits", "--dry-run", "--seeds", "{}"]),
+        ("dataset", ["reproduce", "dcgan-digits", "--dry-run", "--data", "{}"]),
+        ("recipe", ["reproduce", "{}"]),
+        ("--dataset", ["table", "--dataset", "{}"]),
+        ("recipe", ["table", "{}"]),
+        ("dataset", ["train-classifier", "{}", "--out", "a.safetensors"]),
+        ("--two-sided", ["baseline", "a.json", "--two-sided", "{},", "--out", "b.json"]),
+        ("cannot read images", ["neighbours", "--images", "{}", "--reference", "digits", "--out", "n.png"]),
+        ("cannot read images", ["evaluate", "--images", "{}:f", "--num", "9"]),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_a_long_text_is_shortened_in_a_message(refuses, ckpt, option, args):
+    said = refuses([option], *(arg.replace("{}", "x" * 5000) for arg in args))
+    assert len(said) < 1500
+    assert "x" * 250 not in said

@@ -1,6 +1,7 @@
 """What a command advises works: the next command, the option that a message asks for, a parameter that is refused."""
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 from PIL import Image
 from support import write_recipe
 
+from ganbench import features
+from ganbench.evaluation.measure import parse_metrics, protocols
+from ganbench.evaluation.metric_hints import HERE, INSTEAD
 from ganbench.features import small_cnn
 
 
@@ -112,3 +116,73 @@ def test_permission_is_the_reason_that_is_given_for_weights_that_may_not_be_read
         ["cannot read the weights i.pth", "Permission denied"], "statistics", "digits", "--extractor", "inception-v3",
         "--weights", "inception-v3=i.pth", "--out", "a.npz",
     )
+
+
+# --- Names of metrics ---
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("FID", "Did you mean 'fid'?"),
+        ("MS-SSIM", "Did you mean 'ms_ssim'?"),
+        ("is", "Did you mean 'inception_score'?"),
+        ("IS", "Did you mean 'inception_score'?"),
+        ("inception-score", "Did you mean 'inception_score'?"),
+        ("prc", "Did you mean 'precision,recall'?"),
+        ("sFID", "Did you mean 'fd_inception-v3-spatial'?"),
+        ("fid50k", "Did you mean 'fid50k_full'?"),
+        ("lpips", "variety is 'ms_ssim'"),
+        ("SWD", "Did you mean 'swd'?"),
+        ("swd_pixels", "Did you mean 'swd'? It is over no extractor."),
+        ("fid_pixels", "'fid' is the name over inception-v3: over another network the formula is 'fd_pixels'."),
+        ("FD_pixels", "Did you mean 'fd_pixels'?"),
+        ("fd_Pixels", "Did you mean 'pixels'?"),
+        ("fid kid", "Separate names by commas: 'fid,kid'."),
+        ("precisoin", "Did you mean 'precision'?"),
+        ("x" * 5000, "Known: "),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_the_name_of_a_metric_in_another_tool_is_answered_with_the_name_here(refuses, name, words):
+    said = refuses(["metric '", words], "evaluate", "--images", "digits:test", "--metrics", name)
+    assert len(said) < 1500
+
+
+def test_every_name_that_is_offered_is_one():
+    for names in HERE.values():
+        assert parse_metrics(names, "pixels")
+    stems = protocols()
+    for line in INSTEAD.values():
+        for name in re.findall("'([^']+)'", line):
+            assert name in stems or parse_metrics([name], "pixels")
+    assert not set(HERE) & {*stems, "fid", "kid", "inception_score"}
+
+
+def test_an_extractor_for_a_published_name_is_answered_with_the_formula_s_name(ganbench, refuses):
+    args = ["evaluate", "--images", "digits:test", "--reference", "digits:train"]
+    said = refuses(
+        ["'fid' is the name kept for inception-v3", "'fd'"], *args, "--metrics", "fid", "--extractor", "small-cnn"
+    )
+    advised = said.partition("formula is 'fd': ")[2].rstrip(".\n").replace("small-cnn", "pixels")
+    done = ganbench(*args, *shlex.split(advised))
+    assert done.code == 0, done.err
+    refuses(["--extractor pixels", "ms_ssim"], *args, "--metrics", "ms_ssim", "--extractor", "pixels")
+    mixed = ganbench(*args, "--metrics", "fid,fd", "--extractor", "pixels", "--json")
+    values = {m["metric"]: m["value"] for m in json.loads(mixed.out)["measurements"]}
+    assert (mixed.code, values["fid"]) == (1, None)
+    assert values["fd_pixels"] > 0
+
+
+@pytest.mark.parametrize("here", ["efficientnet-lite0", "pixels"])
+def test_missing_weights_are_answered_with_a_network_that_is_here(ganbench, refuses, monkeypatch, place, here):
+    monkeypatch.setattr(features, "is_bundled", lambda name: name == here)
+    command = ["evaluate", "--images", "digits:test", "--num", "20", "--reference", "digits:train[:20]"]
+    said = refuses([f"fd_{here}"], *command, "--metrics", "fid,inception_score")
+    assert (f"score_{here}" in said) is (here != "pixels")  # which have no classes
+    done = ganbench(*command, *shlex.split(said.partition("for other numbers: ")[2].rstrip(".\n")))
+    assert done.code == 0, done.err
+    for words in (["statistics", "digits", "--out", "s.npz"],
+                  ["neighbours", "--images", "digits:test", "--reference", "digits", "--extractor", "inception-v3",
+                   "--out", "n.png"]):
+        refuses([f"--extractor {here}"], *words)

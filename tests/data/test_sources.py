@@ -216,6 +216,55 @@ def test_onnx_without_a_size_of_z_needs_the_option(place):
     assert open_source("g.onnx", 3, options=Options(latent=(D,))).images.shape == (3, 1, 8, 8)
 
 
+class Fixed(Plain):
+    """Takes four latents at a time and no other number, as a network whose batch size was traced into it."""
+
+    def forward(self, z):
+        return torch.tanh(3 * self.linear(z)).view(4, 1, 8, 8)
+
+
+class Repeating(Plain):
+    """Returns four images whatever it is asked for."""
+
+    def forward(self, z):
+        return torch.tanh(3 * self.linear(z[:1])).view(-1, 1, 8, 8).expand(4, 1, 8, 8)
+
+
+def test_a_generator_of_one_batch_size_is_called_with_that_and_its_message_asks_for_it(ganbench, refuses, place):
+    fixed = script(Fixed(), "g.pt")
+    plain = Plain()
+    plain.load_state_dict(fixed.state_dict())
+    script(plain, "p.pt")
+    expected = open_source("p.pt", 602, seed=2)
+    made = open_source("g.pt", 602, seed=2, options=Options(generator_batch=4))
+    assert (made.images.int() - expected.images.int()).abs().max() <= 1
+    assert len(made.images) == 602
+    assert (made.origin["generator_batch"], "generator_batch" in expected.origin) == (4, False)
+    args = ["evaluate", "--reference", "digits:test", "--metrics", "fd_pixels", "--num", "10", "--images"]
+    said = refuses(["g.pt failed when called with (10, 6)", "--generator-batch N."], *args, "g.pt")
+    assert said.count("--generator-batch") == 1
+    script(Repeating(), "r.pt")
+    refuses(["returned shape (4, 1, 8, 8)", "--generator-batch 4."], *args, "r.pt")
+    done = ganbench(*args, "g.pt", "--generator-batch", "4", "--json")
+    assert json.loads(done.out)["fake"]["generator_batch"] == 4
+    for command in (["statistics", "g.pt", "--extractor", "pixels", "--num", "10", "--out", "s.npz"],
+                    ["neighbours", "--images", "g.pt", "--reference", "digits", "--num", "10", "--out", "n.png"]):
+        assert ganbench(*command, "--generator-batch", "4").code == 0
+
+
+def test_the_batch_size_in_an_onnx_file_is_the_one_and_the_option_gives_one_that_is_not_there(refuses, place):
+    write_onnx("g.onnx", Plain(), (4, D), outputs=(4, 1, 8, 8))
+    assert open_source("g.onnx", 10, options=Options(generator_batch=4)).origin["generator_batch"] == 4
+    args = ["evaluate", "--reference", "digits:test", "--metrics", "fd_pixels", "--num", "10", "--images"]
+    refuses(["--generator-batch 3", "g.onnx says 4"], *args, "g.onnx", "--generator-batch", "3")
+    write_onnx("n.onnx", Plain())
+    any_number = open_source("n.onnx", 10)
+    assert "generator_batch" not in any_number.origin
+    by_seven = open_source("n.onnx", 10, options=Options(generator_batch=7))
+    assert (by_seven.images.int() - any_number.images.int()).abs().max() <= 1
+    refuses(["--generator-batch", "leave it out"], *args, "digits:train", "--generator-batch", "4")
+
+
 def test_evaluate_measures_a_generator_and_records_how_it_was_sampled(ganbench, place):
     script(Labelled(), "g.pt")
     args = ["evaluate", "--images", "g.pt", "--num", 30, "--reference", "digits:test", "--metrics", "fd_pixels,ms_ssim"]

@@ -5,6 +5,7 @@
 """
 
 import csv
+import os
 import re
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,7 @@ def folder_and_split(text: str) -> tuple[Path, str | None]:
 
     Raises UserError if the path is empty.
     """
-    path, _, split = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
+    path, _, split = text.rpartition(":") if ":" in text and not os.path.exists(text) else (text, "", "")
     if not path:
         raise UserError(f"'folder:{text}' names no folder: write folder:PATH.")
     return Path(path), split or None

@@ -76,8 +76,8 @@ def of_folder(path: Path, split: str | None = None, labelled: bool = True) -> La
 
     Raises UserError if the path is no folder, holds no image or may not be read, and for an unknown split.
     """
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
+    if not os.path.isdir(path):  # False too for a name that is too long
+        what = "is a file" if os.path.exists(path) else "does not exist"
         raise UserError(f"{path} {what}: give a folder of images (for a recipe: --data folder:PATH).")
     left_out: Counter[str] = Counter()
     entries = sorted(_walk(path, left_out), key=lambda entry: entry.path.split("/"))

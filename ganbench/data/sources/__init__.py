@@ -11,10 +11,11 @@ samples.py      `Samples`, the options of reading, and what is done to samples a
 traversals.py   what each code of a checkpoint changes, as a PNG
 """
 
+import os
 from pathlib import Path
 
 from ganbench.base.data_spec import name_in
-from ganbench.base.errors import UserError, did_you_mean
+from ganbench.base.errors import UserError, did_you_mean, shortened
 from ganbench.base.registry import names
 from ganbench.data import datasets
 from ganbench.data.decoding import SUFFIXES
@@ -56,9 +57,9 @@ def open_source(
     path, of_zip = _zip_and_split(text)
     head = name_in(text)
     named = head in names("datasets")
-    folder = head == "folder" or (not named and bool(text) and path.is_dir())
+    folder = head == "folder" or (not named and bool(text) and os.path.isdir(path))
     suffix = "" if folder or named else path.suffix.lower()
-    if named and Path(text).is_dir():
+    if named and os.path.isdir(text):
         options.say(f"'{text}' is the data set of that name; the folder is ./{text}")
     files = folder or suffix == ".zip"
     given = options.labels_option if options.labels_file else options.of_image_files()
@@ -82,12 +83,12 @@ def open_source(
         samples = resized(read_npz(path, options.moments_alone), options.resize)
     elif suffix in GENERATORS:
         return resized(open_generator(path, num, seed, options), options.resize)
-    elif ":" in text and not path.exists():
+    elif ":" in text and not os.path.exists(path):
         return resized(call(text, num, seed), options.resize)
     else:
         raise UserError(
-            f"cannot read images from '{text}': it is no folder, .zip, .npz, {', '.join(GENERATORS)}, module:callable "
-            f"or data set.{_advice(path, head)}"
+            f"cannot read images from '{shortened(text)}': it is no folder, .zip, .npz, {', '.join(GENERATORS)}, "
+            f"module:callable or data set.{_advice(path, head)}"
         )
     return take(samples, num, text, seed)
 
@@ -98,21 +99,21 @@ def are_files(text: str) -> bool:
     if head == "folder" or head in names("datasets"):
         return head == "folder"
     path, _ = _zip_and_split(text)
-    return path.suffix.lower() == ".zip" or (bool(text) and path.is_dir())
+    return path.suffix.lower() == ".zip" or (bool(text) and os.path.isdir(path))
 
 
 def _zip_and_split(text: str) -> tuple[Path, str | None]:
     """Return the path, and the split of FILE.zip:split; None of anything else."""
     path, _, split = text.rpartition(":")
-    if path.lower().endswith(".zip") and not Path(text).exists():
+    if path.lower().endswith(".zip") and not os.path.exists(text):
         return Path(path), split
     return Path(text), None
 
 
 def _advice(path: Path, head: str) -> str:
     """Return the end of a message about a text that is no source."""
-    if path.suffix.lower() == ".npy" and path.is_file():
+    if path.suffix.lower() == ".npy" and os.path.isfile(path):
         return f" Write the array into an npz: numpy.savez('{path.stem}.npz', numpy.load('{path}'))."
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
         return " It is one image, and a metric needs a set: give its folder."
     return did_you_mean(head, names("datasets"))

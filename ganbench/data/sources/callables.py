@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.base.standard_output import user_code
 from ganbench.data.images import check
 from ganbench.data.sources.samples import Samples, with_fingerprint
@@ -53,8 +53,8 @@ def _find(text: str) -> Callable[[int, int], Any]:
         function: Callable[[int, int], Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"cannot read images from '{text}': it is no folder, file or data set, and no callable ({error}). Check "
-            "the spelling."
+            f"cannot read images from '{shortened(text)}': it is no folder, file or data set, and no callable "
+            f"({error}). Check the spelling."
         ) from error
     except (Exception, SystemExit) as error:
         raise UserError(
