@@ -88,8 +88,19 @@ def _similar(name: str, kinds: tuple[str, ...]) -> str:
             known.setdefault(each.lower(), (each, kind[:-1]))
     close = [name.lower()] if name.lower() in known else difflib.get_close_matches(name.lower(), known, n=MATCHES)
     if not close:
-        return " `ganbench list` names everything that there is."
+        instead = _as_metric(name) if "metrics" in kinds else ""
+        return instead or " `ganbench list` names everything that there is."
     return " Did you mean " + " or ".join("'{}' ({})".format(*known[each]) for each in close) + "?"
+
+
+def _as_metric(name: str) -> str:
+    """The answer to a metric's name in another tool, "" if it is none."""
+    try:
+        measure.parse_metrics([name], DEFAULT_EXTRACTOR)
+    except UserError as error:
+        answer = str(error).partition("'.")[2]
+        return "" if answer.startswith(" Known:") else answer
+    return ""
 
 
 # --- Descriptions ---

@@ -222,6 +222,7 @@ def test_an_unknown_name_gets_similar_ones_of_every_kind(refuses):
     assert refuses([], "show", "FID").endswith("Did you mean 'fid' (metric)?\n")
     assert "'fd_pixels' (metric)" in refuses([], "show", "fd_pixel")
     refuses(["unknown name 'qqqq'", "`ganbench list`"], "show", "qqqq")
+    assert refuses([], "show", "prc").endswith("unknown name 'prc'. Did you mean 'precision,recall'?\n")
     refuses(["unknown metric 'pixels'"], "show", "pixels", "--kind", "metrics")
     refuses(["unknown model 'acga'", "'acgan' (model)"], "show", "acga", "--kind", "models")
     refuses(["nowhere.toml"], "show", "nowhere.toml")
