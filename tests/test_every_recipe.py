@@ -70,7 +70,8 @@ def test_its_model_builds_with_its_arguments(recipe):
     elif recipe.train.data.startswith("mnist"):
         assert model.image_shape == (1, 28, 28)
     elif recipe.train.data.startswith("cifar"):
-        assert model.image_shape == (3, 32, 32)
+        side = int(recipe.train.resize.partition(":")[0] or 32)
+        assert model.image_shape == (3, side, side)
 
 
 def test_its_metrics_are_known_and_name_their_network(recipe):
