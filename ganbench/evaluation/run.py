@@ -139,6 +139,8 @@ def run(request: Request, reporter: Reporter) -> Result:
             ) from error
     if reference is not None and reference.moments is not None:
         require_moments(reference, f"--reference '{reference_text}'")
+        if of_reference.resize is not None and not len(reference.images):
+            reporter.say(f"--resize changes the images alone: '{reference_text}' holds moments, which stay as they are")
     if request.num_reference is not None:
         reference = drawn_reference(reference, request.num_reference, reference_text or "", request.seed)
     if request.held_out is not None:

@@ -789,12 +789,74 @@ def test_an_option_of_another_kind_of_source_is_named(refuses, ckpt, folder, wor
         ("{most}11.png,-1\n", ["line 13", "'-1'", "whole number"]),
         ("{most}11.png,1.0\n", ["line 13", "'1.0'", "whole number"]),
         ('{most}"11.png,1\n', ["not a CSV"]),
+        ("{most}11.png,nan\n", ["line 13", "11.png", "missing", "'nan'"]),
     ],
 )
 def test_labels_that_do_not_fit_the_files_are_named(refuses, folder, place, text, words):
     most = "file,label\n" + "".join(f"{i:02}.png,{i}\n" for i in range(11))
     (place / "l.csv").write_text(text.format(most=most, all=most + "11.png,11\n"))
     refuses(["l.csv", *words], *images(folder.name), "--image-labels", "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (["sub\\0.png", "sub/\u00e9.png"], ["it has sub\\0.png: write / in place of \\"]),
+        (["sub/0.png", "sub/e\u0301.png"], ["Unicode", "unicodedata.normalize('NFC', name)"]),
+    ],
+    ids=["backslashes", "decomposed"],
+)
+def test_a_file_that_is_listed_in_another_spelling_is_answered_with_the_right_one(refuses, place, listed, words):
+    for name in ("0.png", "\u00e9.png"):
+        write_png(place / "set" / "sub" / name, np.zeros((8, 8), np.uint8))
+    (place / "l.csv").write_text("file,label\n" + "".join(f"{name},1\n" for name in listed), encoding="utf-8")
+    refuses(["l.csv", *words], *images("set"), "--image-labels", "l.csv")
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: np.savez("a.npz", samples=IMAGES),
+        lambda: np.save("a.npy", IMAGES),
+        lambda: torch.save(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).contiguous(), "a.pt"),
+    ],
+    ids=["another key", "npy", "a saved tensor"],
+)
+def test_the_line_of_code_for_arrays_in_another_form_mends_them(ganbench, refuses, place, write):
+    write()
+    (file,) = place.iterdir()
+    said = refuses([file.name, "numpy.savez("], *images(file.name), "--num", "6")
+    line = said[said.index("numpy.savez(") :].rstrip().rstrip(".")
+    exec(line, {"numpy": np, "torch": torch})
+    (made,) = set(place.iterdir()) - {file}
+    done = ganbench(*images(made.name), "--json")
+    assert done.code == 0, done.err
+    with np.load(made) as arrays:
+        assert np.array_equal(arrays["arr_0"].reshape(6, 64), IMAGES.reshape(6, 64))
+
+
+@pytest.mark.parametrize("names", [("mean", "cov"), ("m", "s")])
+def test_the_line_of_code_for_moments_under_other_names_mends_them(ganbench, refuses, place, names):
+    features = np.random.default_rng(0).normal(size=(99, 64))
+    np.savez("a.npz", **dict(zip(names, (features.mean(0), np.cov(features, rowvar=False)), strict=True)))
+    args = ["evaluate", "--images", "digits", "--reference", "a.npz", "--metrics", "fd_pixels"]
+    said = refuses(["a.npz", "For moments: "], *args)
+    exec(said.partition("For moments: ")[2].rstrip().rstrip("."), {"numpy": np})
+    with np.load("a-read.npz") as arrays:
+        assert sorted(arrays) == ["mu", "sigma"]
+        assert np.array_equal(arrays["mu"], features.mean(0))
+
+
+def test_floats_are_answered_with_both_scalings(refuses, place):
+    np.savez("a.npz", arr_0=IMAGES / 255)
+    said = refuses(["float64", "[0, 1]", "[-1, 1]"], *images("a.npz"))
+    for text, x in (("[0, 1]: ", IMAGES / 255), ("[-1, 1]: ", IMAGES / 127.5 - 1)):
+        code = said.partition(text)[2].split(";")[0].rstrip().rstrip(".")
+        assert code.startswith("arr_0 = ")
+        assert np.abs(eval(code[8:], {"x": x}).astype(int) - IMAGES).max() <= 1
 
 
 def test_labels_that_cannot_be_read_are_named(refuses, folder, place):

@@ -74,6 +74,24 @@ def test_whatever_works_for_a_named_set_works_for_other_sources(ganbench, place,
     assert (n, about["drawn"]) == (20, 20)
 
 
+def test_rows_of_a_class_sorted_folder_that_leave_out_classes_are_mentioned(ganbench, place):
+    for i in range(30):
+        write_png(place / "real" / "abc"[i // 10] / f"{i}.png", np.full((8, 8), i, np.uint8))
+    said = "has 2 of 3 classes, since its files are sorted by class: --num and --num-reference draw from all"
+    assert said in ganbench(*evaluate(reference="folder:real[:20]")).err
+    assert said in ganbench(*evaluate(images="folder:real[10:30]")).err
+    for reference, more in (("folder:real[:21]", ()), ("folder:real", ("--num-reference", "20"))):
+        assert ganbench(*evaluate(*more, reference=reference)).err == ""
+
+
+def test_a_resize_that_moments_do_not_follow_is_mentioned(ganbench, place):
+    args = ["digits:train", "--extractor", "pixels", "--resize", "4:box", "--out", "m.npz"]
+    assert ganbench("statistics", *args).code == 0
+    args = evaluate("--resize", "4:box", reference="m.npz")
+    assert "--resize changes the images alone: 'm.npz' holds moments" in ganbench(*args).err
+    assert "--resize" not in ganbench(*evaluate("--resize", "4:box")).err
+
+
 def test_values_against_two_draws_are_not_compared(ganbench, place):
     loaded = []
     for name, more in (("a", ()), ("b", ("--seed", "1")), ("c", ("--num-reference", "200"))):

@@ -170,8 +170,16 @@ def _row_range(data: Dataset, a: int, b: int) -> Dataset:
             f"{data.name}:{data.split} has rows 0 to {len(data) - 1:,}, but [{a}:{b}] asks for other rows, or for "
             "none: choose rows that exist."
         )
-    labels = None if data.labels is None else data.labels[a:b]
-    return replace(data, split=f"{data.split}[{a}:{b}]", images=chosen(data.images, slice(a, b)), labels=labels)
+    labels, remarks = None if data.labels is None else data.labels[a:b], data.remarks
+    split = f"{data.split}[{a}:{b}]"
+    if data.labels is not None and labels is not None and bool((data.labels.diff() >= 0).all()):  # sorted by class
+        some, whole = len(labels.unique()), len(data.labels.unique())
+        if some < whole:
+            remarks = (*remarks, (
+                f"{data.name}:{split} has {some:,} of {whole:,} classes, since its files are sorted by class: --num "
+                "and --num-reference draw from all"
+            ))
+    return replace(data, split=split, images=chosen(data.images, slice(a, b)), labels=labels, remarks=remarks)
 
 
 def _class_subset(data: Dataset, classes: range) -> Dataset:

@@ -7,7 +7,8 @@
 import csv
 import os
 import re
-from collections.abc import Callable, Sequence, Set
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -21,6 +22,7 @@ from ganbench.data.decoding import Decoding
 from ganbench.data.streams import EncodedImages
 
 MAX_CLASSES = 100_000  # class names that are larger numbers are identifiers, not labels
+MISSING = ("nan", "<na>")  # what tables write for a value that is not there
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 Progress = Callable[[str, int], Callable[[int], None]]  # (what, total) -> advance(n)
 
@@ -141,16 +143,32 @@ def read_labels(file: Path, names: Sequence[str], where: str) -> tuple[Tensor, t
                         f"{file}, line {table.line_num}: the label '{label}' of {name} must be a whole number, 0 or "
                         "more, or a name."
                     )
+                if label.casefold() in MISSING:
+                    raise UserError(
+                        f"{file}, line {table.line_num}: the label of {name} is missing ('{label}'): write its class."
+                    )
                 label_of[name] = label
     except OSError as error:
         raise UserError(f"cannot read the labels {file}: {error.strerror}. Check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): save it as one.") from error
     if without := [n for n in names if n not in label_of]:
-        raise UserError(f"{file} has no label for {_first_and_count(without)} in {where}: add the missing lines.")
+        hint = _other_spelling(without[0], label_of)
+        raise UserError(f"{file} has no label for {_first_and_count(without)} in {where}: {hint}add the missing lines.")
     if unknown := sorted(set(label_of) - set(names)):
         raise UserError(f"{file} labels {_first_and_count(unknown)}, which {where} does not hold: remove these lines.")
     return labels_of([label_of[n] for n in names])
+
+
+def _other_spelling(name: str, listed: Iterable[str]) -> str:
+    """Return what to do if a file is listed under another form of its name, with a space after it, or ""."""
+    for other in listed:
+        if other.replace("\\", "/") == name:
+            return f"it has {other}: write / in place of \\, or "
+        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+            form = "NFC" if unicodedata.is_normalized("NFC", name) else "NFD"
+            return f"it has the name in another Unicode form: write unicodedata.normalize('{form}', name), or "
+    return ""
 
 
 def _first_and_count(names: list[str]) -> str:

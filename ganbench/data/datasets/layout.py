@@ -129,8 +129,15 @@ def _walk(path: Path, left_out: Counter[str]) -> Iterator[Entry]:
     for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
         relative = "" if folder == root else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
         for name in list(folders):
-            found = os.stat(os.path.join(folder, name))
-            if any(os.path.samestat(found, os.stat(above)) for above in _above(folder, root)):
+            try:
+                found = os.stat(os.path.join(folder, name))
+                circle = any(os.path.samestat(found, os.stat(above)) for above in _above(folder, root))
+            except OSError as error:
+                raise UserError(
+                    f"cannot read the folder {os.path.join(folder, name)}: {error.strerror}. Give a folder of images, "
+                    "to which nothing writes."
+                ) from error
+            if circle:
                 folders.remove(name)
                 left_out["links to a folder that they lie in"] += 1
         for name in names:

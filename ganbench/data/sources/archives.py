@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ganbench.base import memory
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.data.datasets import layout
 from ganbench.data.datasets.folder import labels_of_layout
 from ganbench.data.decoding import BROKEN_ARCHIVE, Array, reason
@@ -20,6 +20,7 @@ from ganbench.data.streams import IN_MEMORY, ArrayFile, EncodedImages, Images, f
 
 MOMENTS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 ABOUT_MOMENTS = {"n": "iu", "extractor": "U", "sha256": "U"}  # arrays that `ganbench statistics` adds: kinds of dtype
+OTHER_MOMENTS = (("mean", "cov"), ("mean", "covariance"), ("m", "s"), ("mu", "cov"), ("mean", "sigma"))
 IMAGES = ("images", "arr_0")
 ARRAYS = ("arr_1", "labels", *(key for pair in MOMENTS for key in pair), *ABOUT_MOMENTS)
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -86,10 +87,10 @@ def read_npz(path: Path, moments_alone: bool = False) -> Samples:
             raise UserError(f"{path} holds moments and no images: use it only as --reference, for Fréchet distances.")
         if moments:
             return with_fingerprint(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), None, origin, moments)
-        held = ", ".join(sorted(map(repr, members))[:8]) or "nothing"
-        hint = " For moments, the names are 'mu' and 'sigma'." if {"mean", "cov", "m", "s"} & set(members) else ""
+        held = ", ".join(repr(shortened(name, 40)) for name in sorted(members)[:8]) or "nothing"
         raise UserError(
-            f"{path} has no array 'arr_0' or 'images', but {held}: write the images under one of these names.{hint}"
+            f"{path} has no array 'arr_0' or 'images', but {held}: write the images under one of these names."
+            f"{_renaming(path, set(members))}"
         )
     if labels is not None:
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
@@ -101,6 +102,19 @@ def read_npz(path: Path, moments_alone: bool = False) -> Samples:
     return with_fingerprint(
         images, None if labels is None else torch.from_numpy(labels.astype(np.int64)), origin, moments
     )
+
+
+def _renaming(path: Path, names: set[str]) -> str:
+    """Return a line of code that writes the arrays of an npz under the names that are read, or ""."""
+    load, new = f"numpy.load({str(path)!r})", f"numpy.savez({f'{path.stem}-read.npz'!r}"
+    for mean, covariance in OTHER_MOMENTS:
+        if {mean, covariance} <= names:
+            return f" For moments: a = {load}; {new}, mu=a[{mean!r}], sigma=a[{covariance!r}])."
+    arrays = names - set(ARRAYS)
+    if len(arrays) != 1:
+        return ""
+    (only,) = arrays
+    return f" If {shortened(only, 40)!r} holds them: {new}, arr_0={load}[{only!r}])."
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], Any, bool, int]:
@@ -122,7 +136,10 @@ def _images(
     if dtype != np.uint8 or len(shape) != 4:
         hint = ""
         if np.issubdtype(dtype, np.floating):
-            hint = f" For floats x in [0, 1]: {name} = (x * 255).round().astype('uint8')."
+            hint = (
+                f" For floats x in [0, 1]: {name} = (x * 255).round().astype('uint8'); for x in [-1, 1]: "
+                f"{name} = (x * 127.5 + 128).clip(0, 255).astype('uint8')."
+            )
         raise UserError(f"{path}: images must be uint8 with 4 dimensions, not {dtype} with {len(shape)}.{hint}")
     last = shape[3] in (1, 3)
     if not last and shape[1] not in (1, 3):

@@ -80,7 +80,8 @@ def to_reference(
     Raises UserError if the samples have no labels, for a class on the left that the samples do not have or that stands
     there twice, and if a class of images without a pair cannot be matched by a name.
     """
-    if samples.labels is None:
+    labels = samples.labels
+    if labels is None:
         raise UserError(f"{OPTION}: the images have no labels: leave it out, or give them class folders or a CSV.")
     samples = replace(samples, origin={**samples.origin, "class_map": dict(pairs)})
     of_images = _Labels(samples)
@@ -113,8 +114,8 @@ def to_reference(
                 names.append(name)
             lookup[label] = index[plain_name(name)]
     elif not is_named(samples) and not is_named(reference):
-        lookup |= {label: label for label in samples.labels.unique().tolist() if label not in lookup}
-    values, rows = samples.labels.unique(return_inverse=True)
+        lookup |= {label: label for label in labels.unique().tolist() if label not in lookup}
+    values, rows = labels.unique(return_inverse=True)
     if without := [label for label in values.tolist() if label not in lookup]:
         name = shortened(called(samples.classes, without[0]), 80)
         raise UserError(f"{OPTION} says nothing of class '{name}' of the images: add {name}=CLASS.")

@@ -330,8 +330,7 @@ def _torchscript(path: Path, options: Options, seed: int) -> _Network:
         scripted = False
     if not scripted:
         raise UserError(
-            f"{path} is refused: it is not TorchScript, and reading a pickle could run code. Write the generator with "
-            "torch.jit.save, or give a state dict of a reference model as --ckpt."
+            f"{path} is refused: it is not TorchScript, and reading a pickle could run code. {_advice(path)}"
         )
     with _plain_torchscript():
         try:
@@ -369,6 +368,20 @@ def _torchscript(path: Path, options: Options, seed: int) -> _Network:
             return _in_batches(run, z, y, options.generator_batch, path)
 
     return _Network("torchscript", sha256_of(path), latent, prior, classes, options.generator_batch, call)
+
+
+def _advice(path: Path) -> str:
+    """Return what to do about a file that is not TorchScript; a plain tensor in it is read, which runs no code."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a pickle of anything else, or no file of torch
+        held = None
+    if isinstance(held, Tensor):
+        return (
+            f"It holds a tensor {held.dtype} of shape {tuple(held.shape)}: for uint8 images N x 1|3 x H x W, "
+            f"numpy.savez('{path.stem}.npz', torch.load('{path}').numpy())."
+        )
+    return "Write the generator with torch.jit.save, or give a state dict of a reference model as --ckpt."
 
 
 def _attribute(module: torch.jit.ScriptModule, name: str) -> int | None:
