@@ -268,12 +268,30 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """A row of the paper's table that no recipe makes: another paper's model, or an experiment that cannot be run.
+
+    row, reason: its name, and why no recipe makes it.
+    metric, value, std: its number, a rival of the other rows'; without them the paper has none.
+    recipes: the rows that it stands beside; default: all of the group.
+    """
+
+    row: str
+    reason: str
+    metric: str = ""
+    value: float | None = None
+    std: float | None = None
+    recipes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Group:
     """Recipes that make a table of a paper, in the order of its rows.
 
     recipes: names of installed recipes, or paths to .toml files from the group's folder.
     metrics: those that the table shows; default: those with reported values.
-    rival: further rows of the paper's table (see `rivals`).
+    rival: further values of the paper's table (see `rivals`).
+    absent: further rows of the paper's table, shown as not run.
     members: the recipes themselves, once `lookup` has read them.
     """
 
@@ -283,6 +301,7 @@ class Group:
     recipes: list[str]
     metrics: list[str] = field(default_factory=list)
     rival: list[Rival] = field(default_factory=list)
+    absent: list[Absent] = field(default_factory=list)
     members: list[Recipe] = field(default_factory=list)
 
 
@@ -319,6 +338,13 @@ def read_group(path: Path) -> Group:
     for rival in group.rival:
         if strange := [name for name in rival.recipes if name not in group.recipes]:
             raise UserError(f"{path}, 'rival': '{strange[0]}' is none of the group's recipes.")
+    for row in group.absent:
+        if strange := [name for name in row.recipes if name not in group.recipes]:
+            raise UserError(f"{path}, 'absent': '{strange[0]}' is none of the group's recipes.")
+        if bool(row.metric) != (row.value is not None) or (row.std is not None and (row.value is None or row.std < 0)):
+            raise UserError(
+                f"{path}, 'absent': '{row.row}' needs 'metric' and 'value' together, and 'std' of at least 0 with them."
+            )
     return group
 
 
@@ -618,7 +644,7 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     A rival of a value is another value of the same metric in the same column of a table. Other recipes of the group
     are in the same column if they train on the same data with the same number of labels: with other data or more
     labels they are another experiment. A recipe's own values are no rivals of each other (the error of one model, and
-    of an ensemble of ten). The `rival` tables of a group add rows that its recipes do not give.
+    of an ensemble of ten). The `rival` and `absent` tables of a group add rows that its recipes do not give.
 
     group: a group that is at hand, beside those that are installed.
     """
@@ -635,7 +661,8 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
         for other in table.members:
             if other.name != recipe.name and _column(other) == _column(recipe):
                 found += [Rival(r.metric, r.value, other.name, [recipe.name]) for r in other.reported]
-        found += [r for r in table.rival if not r.recipes or recipe.name in map(_name_of, r.recipes)]
+        absent = [Rival(a.metric, a.value, a.row, a.recipes) for a in table.absent if a.value is not None]
+        found += [r for r in (*table.rival, *absent) if not r.recipes or recipe.name in map(_name_of, r.recipes)]
     return found
 
 

@@ -261,6 +261,31 @@ def test_a_table_names_rivals_that_its_recipes_do_not_have(tree):
     assert "table1.toml, 'rival': 'c' is none" in fault
 
 
+ABSENT = '[[absent]]\nrow = "DBN"\nreason = "another model"\nmetric = "ms_ssim"\nvalue = 7\nstd = 2\nrecipes = ["b"]\n'
+
+
+def test_an_absent_row_of_the_paper_is_a_rival_of_those_beside_it(tree):
+    row(tree, "a", 1.5)
+    row(tree, "b", 2.0, metric="nn_error")
+    path = write_group(tree / "groups", "table1", "a", "b", more=ABSENT)
+    assert values_beside("a") == [("nn_error", 2.0, "b")]
+    assert values_beside("b") == [("fd_pixels", 1.5, "a"), ("ms_ssim", 7.0, "DBN")]
+    right = path.read_text()
+    for wrong, reason in (
+        ({'["b"]': '["c"]'}, "'absent': 'c' is none of the group's recipes"),
+        ({"value = 7\n": "", "std = 2\n": ""}, "'absent': 'DBN' needs 'metric' and 'value' together"),
+        ({'metric = "ms_ssim"\n': ""}, "'absent': 'DBN' needs 'metric' and 'value' together"),
+        ({"std = 2": "std = -2"}, "'std' of at least 0"),
+    ):
+        text = right
+        for old, new in wrong.items():
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        with pytest.raises(UserError, match=reason):
+            recipes.read_group(path)
+
+
 def test_a_table_by_its_path_has_rivals_too(tree, place):
     for name, value in (("a", 1.5), ("b", 2.0)):
         row(place, name, value)

@@ -2,7 +2,7 @@
 
 The verdict on a value of the paper:
 
-- `not run`: the recipe has no result without overrides.
+- `not run`: the recipe has no result without overrides, or the paper's row has no recipe: the group says why.
 - `not comparable`: the recipe says that protocol, data or length differ from the paper's; its note says how.
 - `unavailable`: the measurement could not be made; the result says why.
 - `better`, `not reproduced`: the 95 % interval of the difference does not contain 0. The difference is on the metric's
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.base.errors import printable
-from ganbench.recipes import Group, Recipe, Reported, Rival, rivals
+from ganbench.recipes import Absent, Group, Recipe, Reported, Rival, rivals
 from ganbench.reporting.comparable import without_copies
 from ganbench.reporting.results import Measurement, Result
 from ganbench.reporting.verdicts import Summary, Verdict, judge, summarise
@@ -74,9 +74,9 @@ def number(value: float | None, error: float | None = None) -> str:
 
 def printed(r: Reported) -> str:
     """Return a paper's number with no more digits than the recipe gives."""
-    places = max(len(f"{x!r}".partition(".")[2]) for x in (r.value, r.std or r.value))
-    texts = [f"{x:.{places}f}" if "e" not in f"{x!r}" else f"{x:g}" for x in (r.value, r.std) if x is not None]
-    return " ± ".join(texts)
+    numbers = [repr(x) for x in (r.value, r.std) if x is not None]
+    places = max((len(text.partition(".")[2]) for text in numbers if "e" not in text), default=0)
+    return " ± ".join(f"{float(text):.{places}f}" if "e" not in text else f"{float(text):g}" for text in numbers)
 
 
 def dataset_name(data: str) -> str:
@@ -209,10 +209,18 @@ def without_blanks(table: list[dict[str, str]]) -> list[dict[str, str]]:
 def group_rows(
     group: Group, recipes: list[tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None = None
 ) -> list[dict[str, str]]:
-    """Return the joined table of a group: each recipe's `rows` of the metrics that the group shows."""
+    """Return the joined table of a group: each recipe's `rows` of the metrics that it shows, then the absent rows."""
     shown = set(group.metrics) or {r.metric for recipe, _ in recipes for r in recipe.reported}
     table = [row for recipe, results in recipes for row in rows(recipe, results, overrides, group)]
-    return [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
+    table = [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
+    return table if overrides else table + [_absent_row(row) for row in group.absent]
+
+
+def _absent_row(row: Absent) -> dict[str, str]:
+    """Return the cells of a row of the paper that no recipe makes."""
+    paper = "" if row.value is None else printed(Reported(row.metric, row.value, row.row, row.std))
+    cells = {"recipe": row.row, "metric": row.metric, "ours": "not run", "paper": paper}
+    return {**dict.fromkeys(COLUMNS, ""), **cells, "verdict": f"not run: {row.reason}"}
 
 
 def measurement_rows(result: Result) -> list[dict[str, str]]:

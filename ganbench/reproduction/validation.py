@@ -121,6 +121,9 @@ def _faults_of_group(group: Group, members: list[Recipe], path: Path) -> Iterato
     for i, rival in enumerate(group.rival):
         if reason := _why_unknown(rival.metric):
             yield f"{path}, 'rival'[{i}], 'metric': {reason}"
+    for i, row in enumerate(group.absent):
+        if row.metric and (reason := _why_unknown(row.metric)):
+            yield f"{path}, 'absent'[{i}], 'metric': {reason}"
 
 
 def check(recipe: Recipe, file: Path) -> tuple[list[str], Needs]:

@@ -91,6 +91,8 @@ def test_any_value_and_error_can_be_read_and_is_the_value(value, error):
         (0.0298, None, "0.0298"),
         (48.29, None, "48.29"),
         (5.0, 0.5, "5.0 ± 0.5"),
+        (8.25, 1.5e-10, "8.25 ± 1.5e-10"),
+        (1e-12, None, "1e-12"),
     ],
 )
 def test_a_papers_number_gets_no_digits_that_the_paper_does_not_give(value, std, text):
@@ -214,6 +216,26 @@ def test_the_verdict_knows_the_rivals_of_the_table(place):
     ((reported, difference, verdict),) = tables.judged(group.members[0], one, group)
     assert (reported.value, verdict.rival.source, verdict.rival.value) == (1.5, "b", 1.4)
     assert difference == pytest.approx(0.01)
+
+
+def test_rows_of_the_paper_that_no_recipe_makes_come_last_with_their_reason(place):
+    write_recipe(place, {}, "a")
+    absent = (
+        '[[absent]]\nrow = "DBN"\nreason = "another model"\nmetric = "fd_pixels"\nvalue = 138.0\nstd = 2.0\n'
+        '[[absent]]\nrow = "tags"\nreason = "its data are not public"\n'
+    )
+    (place / "one.toml").write_text('name = "one"\ntitle = "t"\npaper = "p"\nrecipes = ["a.toml"]\n' + absent)
+    group, found = recipes.lookup(str(place / "one.toml"))
+    for overrides, results in (({}, []), ({}, [result(measured(1.51, 0.1))])):
+        first, *others = tables.group_rows(group, [(member, results) for member in found.values()], overrides)
+        assert first["recipe"] == "a"
+        assert [[row[c] for c in ("recipe", "metric", "ours", "paper", "verdict")] for row in others] == [
+            ["DBN", "fd_pixels", "not run", "138.0 ± 2.0", "not run: another model"],
+            ["tags", "", "not run", "", "not run: its data are not public"],
+        ]
+        assert all(set(row) >= set(tables.COLUMNS) for row in others)
+    beneath = tables.group_rows(group, [(member, []) for member in found.values()], tables.SHORT)
+    assert not [row for row in beneath if row["recipe"] in ("DBN", "tags")]
 
 
 ORDER = """

@@ -259,6 +259,10 @@ def test_every_mistake_of_every_file_is_said(wrong, ganbench, place):
             ('"other.toml"]\n', '"other.toml"]\n[[rival]]\nmetric = "fdi"\nvalue = 1.0\nsource = "another row"\n'),
             "pair.toml, 'rival'[0], 'metric': unknown metric 'fdi'.",
         ),
+        (
+            ('"other.toml"]\n', '"other.toml"]\n[[absent]]\nrow = "r"\nreason = "w"\nmetric = "fdi"\nvalue = 1.0\n'),
+            "pair.toml, 'absent'[0], 'metric': unknown metric 'fdi'.",
+        ),
     ],
 )
 def test_a_group_with_a_mistake_is_named(wrong, place, change, line):
