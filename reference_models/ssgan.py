@@ -11,7 +11,7 @@ the ordinary GAN that its samples are compared with.
 Unconfirmed, because the paper does not say it:
 - the layers; they are "similar to" DCGAN's. Here they are two 5 x 5 convolutions of stride 2, and G is the mirror of D;
 - optimiser, batch size, prior of z and length. Here Adam with beta1 0.5, 64, U(-1, 1)^100 (DCGAN's) and 3,000 steps;
-- the learning rates, which are the best of a random search for each model. Here all models have 2e-4;
+- the learning rates, the best of a random search for each model. Here 2e-4, as in DCGAN, and 1e-3 for the CNN;
 - how the few labels were drawn, how often, and whether they were as many of each class;
 - whether images without labels were used. The objective has no term for them, so here they are not.
 
