@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ganbench.base import schema
 from ganbench.base.errors import UserError
@@ -104,14 +105,7 @@ def acgan_figures(result: Result, out: Path, name: str = "the result") -> None:
     and where `out` cannot be written.
     """
     panels = acgan_panels(result, name)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            "figures are drawn by matplotlib: install it with `pip install 'ganbench[figures]'`."
-        ) from error
-
-    figure = Figure(figsize=(10, 8), dpi=150, layout="constrained")
+    figure = _figure(10, 8)
     by_resolution, *others = figure.subplots(2, 2).flat
     gain, alike, against = others
 
@@ -145,6 +139,59 @@ def acgan_figures(result: Result, out: Path, name: str = "the result") -> None:
             axes.text(0.5, 0.5, f"not measured:\n{panels.reasons[stem]}", ha="center", va="center", wrap=True,
                       parse_math=False, transform=axes.transAxes)
 
+    _save(figure, out)
+
+
+def shares(values: dict[str, list[float]], bins: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Return the edges of equal bins over all values, and the share of each set's values in each bin.
+
+    A value on an inner edge counts in the bin above it.
+
+    >>> shares({"a": [0.0, 1.0, 4.0], "b": [3.0]}, bins=2)
+    ([0.0, 2.0, 4.0], {'a': [0.6666666666666666, 0.3333333333333333], 'b': [0.0, 1.0]})
+    """
+    every = [v for own in values.values() for v in own]
+    low, high = min(every), max(every)
+    width = (high - low) / bins or 1.0
+    found = {}
+    for name, own in values.items():
+        counts = [0] * bins
+        for v in own:
+            counts[min(int((v - low) / width), bins - 1)] += 1
+        found[name] = [c / len(own) for c in counts]
+    return [low + i * width for i in range(bins + 1)], found
+
+
+def histogram(values: dict[str, list[float]], out: Path, x: str, y: str, bins: int = 20) -> None:
+    """Draw histograms of several sets of finite values over the same bins, as the shares of each set: one PNG.
+
+    values: by the name of the set, none empty. x, y: labels of the axes. Zhao et al. (2017, Figure 3) compare the
+    scores of all configurations of a search in this way. Raises UserError where matplotlib is missing, and where `out`
+    cannot be written.
+    """
+    figure = _figure(8, 5)
+    edges, heights = shares(values, bins)
+    axes = figure.subplots()
+    for name, height in heights.items():
+        axes.stairs(height, edges, fill=True, alpha=0.4, label=f"{name} ({len(values[name])})")
+    axes.set(xlabel=x, ylabel=y, ylim=(0, None))
+    axes.legend()
+    _save(figure, out)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A new figure of matplotlib, in inches. Raises UserError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(
+            "figures are drawn by matplotlib: install it with `pip install 'ganbench[figures]'`."
+        ) from error
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _save(figure: Any, out: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     with atomic_path(out) as part:
         figure.savefig(part, format="png", metadata={"Software": None})
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ganbench.base.errors import UserError
 from ganbench.metrics import Inputs, Side, discriminability
 from ganbench.reporting import results
-from ganbench.reporting.figures import ACGAN, acgan_figures, acgan_panels
+from ganbench.reporting.figures import ACGAN, acgan_figures, acgan_panels, histogram, shares
 from ganbench.reporting.results import Measurement, Result
 
 EXTRACTOR = {"name": "small-cnn@123", "sha256": "0"}
@@ -130,3 +130,19 @@ def test_without_matplotlib_it_says_how_to_get_it(result, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install 'ganbench\[figures\]'"):
         acgan_figures(result, tmp_path / "a.png")
+
+
+def test_a_histogram_shows_the_share_of_each_set_over_the_same_bins(tmp_path):
+    g = np.random.default_rng(0)
+    values = {"EBGAN": g.normal(3, 1, 24).tolist(), "GAN": g.normal(1, 2, 500).tolist()}
+    edges, heights = shares(values, 20)
+    every = np.concatenate(list(values.values()))
+    np.testing.assert_allclose(edges, np.histogram_bin_edges(every, 20))
+    for name, own in values.items():
+        np.testing.assert_allclose(heights[name], np.histogram(own, np.histogram_bin_edges(every, 20))[0] / len(own))
+    assert shares({"a": [2.0, 2.0]}, 4)[1] == {"a": [1.0, 0.0, 0.0, 0.0]}  # equal values are one bin
+    histogram(values, tmp_path / "a.png", "score", "share")
+    histogram({**values, "GAN": values["EBGAN"]}, tmp_path / "b.png", "score", "share")
+    a, b = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in "ab")
+    assert a.shape == b.shape == (750, 1200, 3)
+    assert not np.array_equal(a, b)
