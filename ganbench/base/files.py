@@ -243,17 +243,24 @@ def write_json(path: Path, value: Any) -> None:
 def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a file.
 
-    what: the role of the file, for the message ("result", "recipe"). Raises UserError if the file cannot be read or is
-    longer than `most` bytes.
+    what: the role of the file, for the message ("result", "recipe"). A pipe that nobody writes to is empty. Raises
+    UserError if the file cannot be read or is longer than `most` bytes.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             data = file.read(most + 1)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror or error}. Check the path.") from error
     if len(data) > most:
         raise UserError(f"the {what} {path} is longer than {most >> 20} MiB, so it is none: check the path.")
     return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe without waiting for somebody who writes to it. The descriptor waits for data as usual."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def read_text(path: Path, what: str) -> str:

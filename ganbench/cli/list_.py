@@ -5,7 +5,7 @@ import sys
 import click
 
 from ganbench.base import registry
-from ganbench.base.errors import printable
+from ganbench.base.errors import printable, shortened
 from ganbench.cli.options import common, examples
 from ganbench.recipes import Installed, installed
 
@@ -46,12 +46,12 @@ def list_(kind: str | None, quiet: bool) -> None:
     end_with(faults)
 
 
-def end_with(faults: list[str]) -> None:
-    """Print a line about each file that was left out, and if there is one, exit with code 1."""
+def end_with(faults: list[str], code: int = 1) -> None:
+    """Print a line about each fault, such as a file that was left out, and if there is one, exit with the code."""
     for fault in faults:
-        click.echo(f"ganbench: error: {printable(' '.join(fault.split()))}", err=True)
+        click.echo(f"ganbench: error: {printable(shortened(' '.join(fault.split()), 4000))}", err=True)
     if faults:
-        sys.exit(1)
+        sys.exit(code)
 
 
 def _titles(kind: str, found: Installed) -> dict[str, str]:

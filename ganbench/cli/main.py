@@ -160,5 +160,15 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def _not_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse an option that is given as an empty text, such as a variable of a script that is not set."""
+    if "" in (value if isinstance(value, tuple) else (value,)):
+        raise click.BadParameter("it is empty: give a value, or leave the option out.", ctx, param)
+    return value
+
+
 for command in COMMANDS:
+    for parameter in command.params:
+        if isinstance(parameter.type, click.types.StringParamType) and parameter.callback is None:
+            parameter.callback = _not_empty
     main.add_command(command)

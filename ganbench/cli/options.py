@@ -12,8 +12,33 @@ from ganbench.base import registry
 from ganbench.base.errors import UserError, shortened
 from ganbench.recipes import MAX_SEED
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class GivenPath(click.Path):
+    """A path. An empty one, which would be the current folder, is refused.
+
+    A file's path must not end with a slash, and a folder's must lead to a folder, or to where one can be made.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fspath(value)
+        if not text:
+            self.fail("it is empty: give a path.", param, ctx)
+        if not self.dir_okay and str(text).endswith(os.sep):
+            said = f"'{shortened(str(text))}' ends with '{os.sep}', as a folder does"
+            self.fail(f"{said}: give the path of a file.", param, ctx)
+        found = super().convert(value, param, ctx)
+        if not self.file_okay:
+            there = os.path.abspath(text)
+            while not os.path.lexists(there):
+                there = os.path.dirname(there)
+            if not os.path.isdir(there):
+                self.fail(f"'{shortened(str(text))}' is no folder, and none can be made there.", param, ctx)
+        return found
+
+
+FILE = GivenPath(dir_okay=False, path_type=Path)
+FOLDER = GivenPath(file_okay=False, path_type=Path)
+
 
 class WholeNumber(click.IntRange):
     """A whole number from `least` to `most`; the message about another one names both, and is short."""

@@ -1,9 +1,8 @@
 """`ganbench validate`: is a recipe right, and what would a run of it need?"""
 
-import sys
-
 import click
 
+from ganbench.cli.list_ import end_with
 from ganbench.cli.options import common, examples
 
 
@@ -28,7 +27,4 @@ def validate(names: tuple[str, ...], quiet: bool) -> None:
         faults |= dict.fromkeys(report.faults)
         for line in report.lines if not report.faults else []:
             click.echo(line)
-    for fault in faults:
-        click.echo(f"ganbench: error: {' '.join(fault.split())}", err=True)
-    if faults:
-        sys.exit(2)
+    end_with(list(faults), 2)

@@ -91,7 +91,7 @@ def test_a_name_that_there_is_not_is_named_with_what_there_is(refuses, ckpt, wor
     ("words", "args"),
     [
         (["asked for twice", "fd_pixels"], ["evaluate", "--images", "digits", "--metrics", "fd_pixels,fd_pixels"]),
-        (["--metrics ''", "empty name"], ["evaluate", "--images", "digits", "--metrics", ""]),
+        (["--metrics", "it is empty"], ["evaluate", "--images", "digits", "--metrics", ""]),
         (["--metrics 'fd_pixels,'", "empty name"], ["evaluate", "--images", "digits", "--metrics", "fd_pixels,"]),
         (["give either --model NAME --ckpt FILE or --images SOURCE"], ["evaluate"]),
         (["give either"], ["evaluate", "--images", "digits", "--ckpt", "tiny.safetensors"]),
@@ -650,7 +650,7 @@ def generator(file, *options):
         (Knows(), ["--classes", "0"], ["--classes"]),
         (Knows(), ["--latent", "0"], ["--latent '0'", "100x1x1"]),
         (Knows(), ["--latent", "4x"], ["--latent '4x'"]),
-        (Knows(), ["--latent", ""], ["--latent ''"]),
+        (Knows(), ["--latent", ""], ["--latent", "it is empty"]),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else type(v).__name__,
 )
@@ -760,7 +760,7 @@ def test_without_onnx_runtime_the_extra_that_brings_it_is_named(refuses, place, 
         (["--resize '8:crop'"], ["--images", "digits", "--resize", "8:crop"]),
         (["--resize '-8:box'"], ["--images", "digits", "--resize=-8:box"]),
         (["--resize '99999:box'"], ["--images", "digits", "--resize", "99999:box"]),
-        (["--resize ''"], ["--images", "digits", "--resize", ""]),
+        (["--resize", "it is empty"], ["--images", "digits", "--resize", ""]),
     ],
     ids=lambda value: " ".join(value)[:70],
 )

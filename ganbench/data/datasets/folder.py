@@ -5,6 +5,7 @@
 """
 
 import csv
+import io
 import os
 import re
 import unicodedata
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from ganbench.base.data_spec import class_part
 from ganbench.base.errors import UserError
+from ganbench.base.files import read_bytes
 from ganbench.data.datasets import Dataset, layout, rows_of_classes
 from ganbench.data.datasets.layout import Layout
 from ganbench.data.decoding import Decoding
 from ganbench.data.streams import EncodedImages
 
+MOST_BYTES = 1 << 28  # of a CSV: the names of millions of files
 MAX_CLASSES = 100_000  # class names that are larger numbers are identifiers, not labels
 MISSING = ("nan", "<na>")  # what tables write for a value that is not there
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -128,7 +131,7 @@ def read_labels(file: Path, names: Sequence[str], where: str) -> tuple[Tensor, t
     """
     label_of: dict[str, str] = {}
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with io.StringIO(read_bytes(file, "labels", MOST_BYTES).decode("utf-8-sig"), newline="") as stream:
             table = csv.DictReader(stream, strict=True)
             if not {"file", "label"} <= set(table.fieldnames or ()):
                 raise UserError(f"{file} must begin with a line that names the columns: file,label.")
@@ -148,8 +151,6 @@ def read_labels(file: Path, names: Sequence[str], where: str) -> tuple[Tensor, t
                         f"{file}, line {table.line_num}: the label of {name} is missing ('{label}'): write its class."
                     )
                 label_of[name] = label
-    except OSError as error:
-        raise UserError(f"cannot read the labels {file}: {error.strerror}. Check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): save it as one.") from error
     if without := [n for n in names if n not in label_of]:
