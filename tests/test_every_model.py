@@ -316,6 +316,27 @@ def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
             assert torch.isfinite(out).all()
 
 
+def test_its_codes_are_parts_of_its_latent_that_it_reads_in_its_images(model):
+    if "codes" not in capabilities(model):
+        assert "code_log_likelihood" not in capabilities(model)
+        return
+    nudge(model)
+    z = model.sample_latent(N, torch.Generator().manual_seed(0))
+    seen = set()
+    for code in model.codes():
+        columns = set(range(z.shape[1])[code.columns])
+        assert len(columns) == max(code.values, 1)
+        assert not columns & seen
+        seen |= columns
+        part = z[:, code.columns]
+        assert torch.equal(part.sum(1), torch.ones(N)) if code.values else float(part.abs().max()) <= 1
+    with torch.inference_mode():
+        log_q = model.code_log_likelihood(model.generate(z, classes(model)), z)
+    assert log_q.shape == (N, len(model.codes()))
+    assert torch.isfinite(log_q).all()
+    assert all(code.values == 0 or float(q.max()) <= 0 for code, q in zip(model.codes(), log_q.T, strict=True))
+
+
 # --- The file ---
 
 
