@@ -3,7 +3,7 @@
 "Conditional Generative Adversarial Nets",
 Mehdi Mirza, Simon Osindero. 2014, arXiv:1411.1784. No official code was released.
 
-This file has the network of Section 4.1, for MNIST. The network for image tags (Section 4.2) generates word vectors from
+This file has the network of Section 4.1, for MNIST. The network for image tags (Section 4.2) makes word vectors from
 photographs and is not here.
 
 Unconfirmed, because the paper does not say:
