@@ -32,10 +32,10 @@ from ganbench.data.datasets.digits import digits
 from ganbench.reporting import results
 from ganbench.reporting.results import Measurement, Result
 
-SECONDS = 15  # of one case
+SECONDS = 30  # of one case
 MEMORY = 3 << 30  # above what is in use
 FILE_SIZE = 1 << 26
-ALL_SECONDS = 240  # of the child; it takes a tenth of that on an idle core
+ALL_SECONDS = 900  # of the child; on an idle core it takes half a minute
 
 # --- What each command takes ---
 
@@ -488,7 +488,8 @@ def all_cases(place: Path) -> tuple[dict[str, list[str]], dict[str, tuple[str, s
     cases, edits = {}, {}
     for (command, parameter), (kind, args) in ROWS.items():
         for i, value in enumerate(values(command, parameter, kind, zoo)):
-            cases[f"{command} {parameter} {i}"] = [arg.replace("{}", value) for arg in args]
+            filled = [arg.replace("{}", value) for arg in args]
+            cases[f"{command} {parameter} {i}"] = [*filled, "--quiet"]  # a busy machine would show progress
     for file, content, args in (
         ("edit.json", good, ["check", "base.json", "edit.json"]),
         ("edit-base.json", base, ["check", "edit-base.json", "good.json"]),
@@ -559,4 +560,4 @@ def test_every_wrong_value_in_a_file_is_one_line(outcomes):
 def test_the_cases_are_many_and_their_time_is_bounded(outcomes):
     found, _ = outcomes
     assert len(found) > 2500
-    assert sum(outcome["seconds"] for outcome in found.values()) < ALL_SECONDS
+    assert sum(outcome["seconds"] for outcome in found.values()) < 120  # of the processor
