@@ -117,6 +117,17 @@ def test_a_model_s_classes_are_called_by_their_numbers(ganbench, sets):
     assert values[0] != values[1]
 
 
+def test_a_number_in_another_form_is_no_class(sets):
+    images, reference = open_source("numbers"), open_source("digits")
+    with pytest.raises(UserError, match="the images have no class '-3'"):
+        class_map.to_reference(images, reference, {"-3": "0"})
+    for target in ("-1", "1e0", "10"):
+        _, rest = class_map.to_reference(images, reference, {"3": target})
+        assert rest == [class_map.Pair("3", target, 3)]
+        with pytest.raises(UserError, match="mnist-cnn, whose classes are 0 to 9"):
+            class_map.to_classifier(images, rest, "mnist-cnn", tuple("0123456789"))
+
+
 def test_several_classes_become_one(sets):
     np.savez("a.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8), labels=np.array([7, 3, 5, 3]))
     reference = open_source("reference")
@@ -132,7 +143,7 @@ LONG = "x" * 5000
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("", ["''", "a=b"]),
+        ("", ["--class-map"]),
         ("null", ["'null'", "a=b"]),
         ("null=", ["empty"]),
         ("=zero", ["empty"]),
@@ -142,6 +153,7 @@ LONG = "x" * 5000
         ("nul=zero", ["no class 'nul'", "Did you mean 'null'?"]),
         ("null=zer", ["'zer' is no class of the reference", "Did you mean 'zero'?"]),
         ("null=0", ["'0' is no class of the reference"]),
+        ("-1=zero", ["no class '-1'"]),
         (f"{LONG}=zero", ["name"]),
         (LONG, ["a=b"]),
         ("gone.json", ["cannot read the class map gone.json"]),

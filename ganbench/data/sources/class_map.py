@@ -136,7 +136,7 @@ def to_classifier(
     classifier does not have.
     """
     numbered = all(name.isdecimal() for name in classes)
-    exact, plain = _indices(classes)
+    exact, plain = _indices(() if numbered else classes)
     of_labels = _Labels(samples)
     found: dict[int, int] = {}
     for a, b, label in pairs:
@@ -155,9 +155,11 @@ def to_classifier(
                 f"{form if numbered else ''}.{did_you_mean(b, known, 'Write one of their classes.')}"
             )
         found[label] = target
+    of_names = {name: i for i, name in enumerate(classes)} if numbered else plain
     for label, name in enumerate(samples.classes):
-        if plain_name(name) in plain:
-            found.setdefault(label, plain[plain_name(name)])
+        key = name if numbered else plain_name(name)
+        if key in of_names:
+            found.setdefault(label, of_names[key])
     return found
 
 
@@ -190,7 +192,7 @@ class _Labels:
     """
 
     def __init__(self, samples: Samples, exactly: bool = False):
-        self.exact, self.plain = _indices(samples.classes)
+        self.exact, self.plain = _indices(samples.classes if is_named(samples) else ())
         named, made = is_named(samples), samples.origin.get("kind") in MAKERS
         self.numbers = not named or (not exactly and samples.origin.get("kind") == "generator")
         seen = 0 if samples.labels is None else int(samples.labels.max()) + 1
