@@ -98,6 +98,8 @@ MODEL = Model(
     encode=lambda x: x.flatten(1).float() / 255 @ matrix(28 * 28, 4), reconstruct=lambda x: x.float() / 255 - 0.5,
     classify=lambda x: embed(x)[1], codes={"c1": math.log(2), "c2": math.log(10)},
     code_log_likelihood=lambda z, y: z[:, :2] - z[:, :2].square(),
+    pyramid=lambda x: [torch.nn.functional.avg_pool2d(x / 64, 7), x / 64],
+    sample_level=lambda k, x, g: torch.randn(len(x), 1, 28 if k else 4, 28 if k else 4, generator=g),
 )
 
 
@@ -350,6 +352,7 @@ DRAWS = {
     "memorisation": {"QUERIES": 13, "AT_ONCE": 11 * 28 * 28}, "parzen": {"WINDOWS": 15, "VALIDATION": 9},
     "began_convergence": {"IMAGES": 23}, "sliced_wasserstein": {"ENOUGH": 12, "PATCHES": 4},
     "mutual_predictability": {"MOST": 25},
+    "hierarchical_parzen": {"TEST": 11, "VALIDATION": 7, "WINDOWS": 3, "COARSEST_WINDOWS": 12},
 }
 
 
@@ -359,7 +362,7 @@ def the_inputs(sides, seed, model=MODEL):
 
 def test_every_protocol_that_draws_images_says_which():
     draws = {"ms_ssim", "ms_ssim_all", "diverse_classes", "accuracy_diversity_correlation", "swd", "parzen_ll",
-             "memorised_share", "began_convergence", "y_from_z", "z_from_y"}
+             "memorised_share", "began_convergence", "y_from_z", "z_from_y", "hierarchical_parzen_ll"}
     assert {p.stem for p in PROTOCOLS if callable(p.rows)} >= draws
     streams = {"reconstruction_l1", "reconstruction_mse", "test_error", "cluster_error", "cluster_error_majority",
                "stacked_modes", "stacked_modes_kl"}

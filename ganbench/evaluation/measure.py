@@ -42,6 +42,7 @@ LACKS = {
     "reconstruct": "does not reconstruct images",
     "classify": "is no classifier",
     "code_log_likelihood": "has no codes",
+    "pyramid": "does not generate level by level from the image alone",
 }
 
 

@@ -1,5 +1,7 @@
 """The model under test as metrics see it: functions of CPU tensors, whatever device the model is on."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
     gan = gan.to(device).eval()
     can = capabilities(gan)
     has_codes = {"codes", "code_log_likelihood", "generate"} <= set(can)
+    levels = {"pyramid", "sample_level"} <= set(can) and not gan.num_classes
 
     @torch.inference_mode()
     def generate(z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -42,6 +45,19 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
                 logs.append(gan.code_log_likelihood(gan.generate(latents, labels), latents).float().cpu())
         return torch.cat(logs)
 
+    @torch.inference_mode()
+    def pyramid(images: Tensor) -> list[Tensor]:
+        with full_float32():
+            parts = [gan.pyramid(to_float(batch).to(device)) for batch in images.split(BATCH)]  # type: ignore[operator]
+        return [torch.cat([x.float().cpu() for x in level]) for level in zip(*parts, strict=True)]
+
+    @torch.inference_mode()
+    def sample_level(level: int, images: Tensor, generator: torch.Generator) -> Tensor:
+        draw: Callable[..., Tensor] = gan.sample_level  # type: ignore[assignment]
+        with full_float32():
+            parts = [draw(level, to_float(x).to(device), generator) for x in images.split(BATCH)]
+        return torch.cat([x.float().cpu() for x in parts])
+
     def of_images(method: str):  # type: ignore[no-untyped-def]
         @torch.inference_mode()
         def call(images: Tensor) -> Tensor:
@@ -56,6 +72,7 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
         reconstruct=of_images("reconstruct"), classify=of_images("classify"),
         codes={code.name: code.entropy for code in gan.codes()} if has_codes else {},
         code_log_likelihood=code_log_likelihood if has_codes else None,
+        pyramid=pyramid if levels else None, sample_level=sample_level if levels else None,
     )
 
 

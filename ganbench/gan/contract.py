@@ -67,9 +67,11 @@ from torch.optim import Optimizer
 #   discriminator_features(x)  -> float N x ..., a hidden layer of the discriminator
 #   codes()                    -> tuple of `Code`, the parts of z that the model is trained to find again in G(z)
 #   code_log_likelihood(x, z)  -> float N x codes, log Q(c | x) of each code c in z for x = G(z), in nats
+#   pyramid(x)                 -> list of float N x C x s x s, x at each level, coarsest first, in the model's own unit
+#   sample_level(k, x, generator) -> float N x C x s x s, samples of level k given the true level k - 1 of x
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
-    "discriminator_features", "codes", "code_log_likelihood",
+    "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level",
 )
 
 

@@ -139,6 +139,9 @@ class Model:
     E(x), float32 N x d. reconstruct(images): float32 images in [-1, 1]. classify(images): logits float32 N x K.
     codes: entropies H(c) in nats of the codes in z, by name and in their order. code_log_likelihood(z, y): log Q(c | x)
     of each code c in z for x = G(z, y), float32 N x codes.
+    pyramid(images): the images at each level of a model that generates level by level without labels, coarsest first,
+    float32 N x C x s x s in its own unit. sample_level(k, images, generator): samples of level k given the true level
+    k - 1 of each image, in the same unit.
     num_classes: 0 if the model takes no labels. args: arguments of the constructor.
     """
 
@@ -152,6 +155,8 @@ class Model:
     classify: Callable[[Any], Tensor] | None = None
     codes: Mapping[str, float] = field(default_factory=dict)
     code_log_likelihood: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    pyramid: Callable[[Tensor], list[Tensor]] | None = None
+    sample_level: Callable[[int, Tensor, torch.Generator], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Inputs:
 
 SIDES = ("real", "fake", "held_out")
 PARTS = ("images", "labels", "features", "logits")
-CAPABILITIES = ("generate", "encode", "reconstruct", "classify", "code_log_likelihood")
+CAPABILITIES = ("generate", "encode", "reconstruct", "classify", "code_log_likelihood", "pyramid")
 NEEDS = frozenset({f"{s}.{p}" for s in SIDES for p in PARTS} | {f"model.{c}" for c in CAPABILITIES} | {"embed", "fit"})
 
 
