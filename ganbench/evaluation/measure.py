@@ -16,7 +16,9 @@ from torch import Tensor
 from ganbench.base import distributed, registry
 from ganbench.base.errors import UserError, did_you_mean, shortened
 from ganbench.base.precision import full_float32
+from ganbench.base.standard_output import user_code
 from ganbench.data.sources import Samples, take
+from ganbench.evaluation import protocols as installed
 from ganbench.evaluation.feature_store import FeatureStore, Wanted
 from ganbench.evaluation.metric_hints import hint
 from ganbench.features import FeatureExtractor, Features
@@ -56,8 +58,8 @@ class Request:
 
 
 def protocols() -> dict[str, Protocol]:
-    """Return all installed protocols by stem."""
-    return {p.stem: p for entry in registry.names("metrics") for p in registry.load("metrics", entry)}
+    """Return all installed protocols by stem. This loads every package of metrics."""
+    return installed.installed()
 
 
 def metric_names() -> list[str]:
@@ -75,11 +77,11 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
     default_extractor: for stems that need an extractor and stand alone. Raises UserError for an unknown metric or
     extractor, and for one that is asked for twice.
     """
-    known = protocols()
-    published = {p.published[0]: p for p in known.values() if p.published}
     extractors = [*registry.names("extractors"), *OWN]
     requests: list[Request] = []
     for name in metrics:
+        known = installed.knowing(name, extractors)
+        published = {p.published[0]: p for p in known.values() if p.published}
         if name in published:
             protocol = published[name]
             assert protocol.published
@@ -91,7 +93,8 @@ def parse_metrics(metrics: list[str], default_extractor: str) -> list[Request]:
             if match is None or not known[match].needs_extractor:
                 kept = {p.published[0]: (p.stem, p.published[1]) for p in known.values() if p.published}
                 instead = hint(name, kept, {stem: p.needs_extractor for stem, p in known.items()})
-                raise UserError(f"unknown metric '{shortened(name, 80)}'.{instead}")
+                besides = "".join(f" Besides, {line}" for line in installed.faults())
+                raise UserError(f"unknown metric '{shortened(name, 80)}'.{instead}{besides}")
             extractor = name[len(match) + 1 :]
             if extractor not in extractors:
                 raise UserError(
@@ -162,6 +165,7 @@ class _Bench:
         self.store, self.reference, self.held_out = store, reference, held_out
         self.seed, self.resolutions, self.model, self.unavailable = seed, resolutions, model, unavailable
         self.class_maps = class_maps
+        self.failed: dict[tuple[int, bool], str] = {}  # why a protocol failed before its turn
         self.shared: dict[tuple[int, str | None], dict[str, object]] = {}
         self.classifiers: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
 
@@ -174,12 +178,14 @@ class _Bench:
             try:
                 sets = self.sets(request, of, real)
                 rows = self.rows(request, sets)
+                for side, samples in sets.items():
+                    if samples is not None and request.protocol.needs_side(side) and not _moments_alone(samples):
+                        _, of_set = wanted.setdefault(id(samples), (samples, Wanted()))
+                        self.want(request, side, samples, rows.get(side), of_set)
             except Unavailable:
                 continue  # `measure` gives the reason
-            for side, samples in sets.items():
-                if samples is not None and request.protocol.needs_side(side) and not _moments_alone(samples):
-                    _, of_set = wanted.setdefault(id(samples), (samples, Wanted()))
-                    self.want(request, side, samples, rows.get(side), of_set)
+            except (Exception, SystemExit) as error:  # of one protocol, which must not take the others with it
+                self.failed[id(request), real] = installed.failure(request.protocol, error)
         for samples, of_set in wanted.values():
             self.store.gather(samples, of_set)
 
@@ -206,7 +212,7 @@ class _Bench:
         for side, samples in sets.items():
             if samples is not None and p.needs_side(side):
                 sides[side] = Side(samples.images, samples.labels, classes=samples.classes)
-        return p.rows(self.as_inputs(request, sides, {}))
+        return installed.require_rows(p.rows(self.as_inputs(request, sides, {})), sides)
 
     def sets(self, request: Request, of: Samples | None, real: bool) -> dict[str, Samples | None]:
         """Return the sets by side. Raises Unavailable for whatever the protocol needs and there is not."""
@@ -244,16 +250,17 @@ class _Bench:
             extractor=extractor.describe() if extractor else None, source=p.source,
         )
         try:
+            if (id(request), real) in self.failed:
+                raise Unavailable(self.failed[id(request), real])
             inputs = self.inputs(request, of, real)
-            with full_float32():
-                values = p.compute(inputs) if distributed.rank() == 0 else []
+            with full_float32(), user_code():
+                values = installed.require_values(p.compute(inputs)) if distributed.rank() == 0 else []
             if not all(math.isfinite(v.value) for v in values):
                 raise Unavailable("the formula gave no finite number")
         except (Unavailable, UserError) as reason:
             return [replace(base, reason=str(reason))]
-        except Exception as error:  # of one formula, which must not take the values of the others with it
-            text = " ".join(str(error).split())[:300]
-            return [replace(base, reason=f"the metric '{p.stem}' failed: {type(error).__name__}: {text}")]
+        except (Exception, SystemExit) as error:  # of one formula, which must not take the others with it
+            return [replace(base, reason=installed.failure(p, error))]
         if extractor is not None and extractor.report:
             base = replace(base, extractor={**extractor.describe(), "report": dict(extractor.report)})
         # There may be fewer real images than the protocol takes samples: the row is kept and says so.

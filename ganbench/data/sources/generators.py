@@ -27,6 +27,7 @@ from ganbench.data.images import to_uint8
 from ganbench.data.sources.samples import Options, Samples, row_major, with_fingerprint
 from ganbench.data.streams import IN_MEMORY, Images, Made
 from ganbench.gan import GAN, capabilities
+from ganbench.gan.checks import images_of
 
 SUFFIXES = (".pt", ".ts", ".torchscript", ".onnx")
 BATCH = 500
@@ -87,7 +88,10 @@ def generate(
         return torch.cat([gan.generate(some.to(device), of_some) for some, of_some in parts])
 
     message = "the generator cannot be evaluated: {}. Take an earlier checkpoint."
-    blocks = _Blocks(batch, num, seed, labels, size, message)
+    def checked(n: int, y: Tensor | None, generator: torch.Generator, index: int, mine: bool) -> Tensor | None:
+        return images_of(gan, n, lambda: batch(n, y, generator, index, mine), mine)
+
+    blocks = _Blocks(checked, num, seed, labels, size, message)
     shape = (num, *gan.image_shape)
     images: Tensor | Images = Made(shape, size, blocks)
     if math.prod(shape) <= IN_MEMORY:
