@@ -136,7 +136,8 @@ def _compute(inputs: Inputs) -> list[Value]:
     valid, test = inputs.real.images[rows["real"]], inputs.held_out.images[rows["held_out"]]
     images = torch.cat([valid, test])
     levels, log_slope = _levels(model, images)
-    own, found = torch.zeros(len(test), dtype=torch.float64), {}
+    own = torch.zeros(len(test), dtype=torch.float64)
+    found: dict[str, float] = {}
     for level, truth in enumerate(levels):
         side = truth.shape[3]
         dims, volume = truth[0].numel(), 0.0
