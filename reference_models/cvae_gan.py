@@ -18,8 +18,8 @@ Unconfirmed, because the paper's text could not be read and its equations are kn
 - the sizes of G's two linear layers (1024, 2 x 2 x 1024) and of D (DCGAN's with a fifth convolution), the details of
   GoogLeNet and AlexNet at 128 x 128 (here without auxiliary classifiers, dropout and local response normalisation), and
   what f_C is (here, as for f_D, the input of the last linear layer);
-- which images share a forward pass of D and C. Here real, reconstructed and sampled images run apart, so that batch norm
-  takes the mean of each kind away before f_D;
+- which images share a forward pass of D and C. Here real, reconstructed and sampled images run apart: batch norm takes
+  the mean of each kind away before f_D;
 - the weights of the terms in the baselines (CVAE: those of CVAE-GAN; CGAN, FM-CGAN: equal ones).
 
 Deviations from the paper:
