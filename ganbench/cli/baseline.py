@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ganbench.base.errors import UserError
+from ganbench.base.errors import UserError, shortened
 from ganbench.base.files import require_writable
 from ganbench.cli import terminal
 from ganbench.cli.options import (
@@ -81,7 +81,7 @@ def baseline(
         found = _runs(
             targets[0], parse_whole_numbers(seeds or "0-4", "--seeds"),
             {key: value for key, value in overrides.items() if value is not None}, device, results or Path("results"),
-            fresh, weights, quiet,
+            fresh, weights, quiet, sides,
         )
         if not is_first_process():
             return
@@ -106,9 +106,11 @@ def baseline(
 
 def _runs(
     name: str, seeds: list[int], overrides: dict[str, object], device: str | None, out: Path, fresh: bool,
-    weights: tuple[str, ...], quiet: bool,
+    weights: tuple[str, ...], quiet: bool, sides: list[str],
 ) -> Found:
     """Return a run of each seed: stored ones of this version of the recipe, and new ones in the place of the rest.
+
+    sides: metrics that the recipe must measure; an unknown one is refused before anything is trained.
 
     Ends the program with 1 if a training failed, and with 130 or 143 if it was interrupted.
     """
@@ -121,7 +123,10 @@ def _runs(
     if group is not None:
         raise UserError(f"'{name}' is a group of recipes, and a baseline is of one: {', '.join(members)}.")
     ((called, recipe),) = members.items()
-    recipe.override(overrides)  # a budget that it does not have is refused at once
+    measured = recipe.override(overrides).evaluate.metrics  # a budget that it does not have is refused at once
+    for side in sides:
+        if side.partition("@")[0] not in measured:
+            raise UserError(f"--two-sided {shortened(side)}: the recipe measures {', '.join(measured)}.")
     reporter = Reporter(quiet or not is_first_process())
     found = {} if fresh else stored.runs_of_seeds(recipe, seeds, overrides, out)
     for seed, (path, _) in sorted(found.items()):

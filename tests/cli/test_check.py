@@ -208,6 +208,7 @@ def test_a_seed_against_another_reference_is_said_beside_the_table(ganbench, pla
         (["bigan-table1"], ["group of recipes", "bigan-mnist"]),
         (["tiny.toml", "--budget", "short"], ["no budget 'short'"]),
         (["tiny.toml", "--seeds", "x"], ["--seeds"]),
+        (["tiny.toml", "--two-sided", "fid"], ["--two-sided fid", "measures fd_pixels"]),
         (["neither.json"], ["nothing could fail", "ms", "--two-sided"]),
     ],
     ids=str,
