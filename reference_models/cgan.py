@@ -7,6 +7,8 @@ This file has the network of Section 4.1, for MNIST. The network for image tags 
 photographs and is not here.
 
 Unconfirmed, because the paper does not say:
+- which hypercube z is uniform in ("the unit hypercube"). Here it is U(-sqrt 3, sqrt 3), of variance 1, as in the code
+  named below. With U(0, 1) G took its randomness from dropout, without which all samples were one image at step 2,000;
 - whether G was trained with log(1 - D) or with -log D. Here it is -log D, as in the code of Goodfellow et al. (2014),
   an author of which is the first author here;
 - which layers have dropout of 0.5 ("on both the generator and discriminator"). Here all hidden layers;
@@ -147,8 +149,8 @@ class CGAN(GAN):
         return F.one_hot(y, self.num_classes).float()
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """z ~ U(0, 1)^100, the unit hypercube"""
-        return torch.rand(n, self.latent_dim, generator=generator)
+        """z ~ U(-sqrt 3, sqrt 3)^100, of variance 1"""
+        return (torch.rand(n, self.latent_dim, generator=generator) * 2 - 1) * math.sqrt(3)
 
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Images of the classes `y`; without them, classes are drawn uniformly."""

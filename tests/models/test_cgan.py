@@ -1,5 +1,7 @@
 """CGAN: networks, losses, the class in both networks, the schedule, and steps against a loop written from formulas."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,8 @@ def test_the_networks_have_the_layers_of_section_4():
         for p in net.parameters():
             assert p.abs().max().item() == pytest.approx(limit if p.ndim > 1 else 0.0, rel=0.05)
     z = model.sample_latent(1000)
-    assert 0 <= z.min() < 0.001 < 0.999 < z.max() <= 1
+    assert -math.sqrt(3) <= z.min() < -1.73 < 1.73 < z.max() <= math.sqrt(3)
+    assert z.var().item() == pytest.approx(1, rel=0.01)
 
 
 def test_losses_are_their_closed_forms():
