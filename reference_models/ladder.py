@@ -269,8 +269,11 @@ class Ladder(GAN):
         return torch.rand(n, math.prod(self.image_shape), generator=generator)
 
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return self.generate(self.sample_latent(n, generator).to(self.device))
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The decoder's images of noise (deviation 3)."""
-        (path,) = self.E(self.sample_latent(n, generator).to(self.device))
+        (path,) = self.E(z)
         image = self.V(path)[0][0].clamp(0, 1)
         return (2 * image - 1).unflatten(1, self.image_shape)
 

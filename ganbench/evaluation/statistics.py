@@ -138,6 +138,14 @@ class Found:
     features: Tensor | None
 
 
+def _features(network: FeatureExtractor, batch: Tensor, device: torch.device) -> Tensor:
+    """Features, float32 N x d. Raises UserError if they are of another shape or type, or not finite."""
+    try:
+        return features.embed(network, batch, device).features
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{error}: the extractor or the images are broken.") from error
+
+
 def measure(
     samples: Samples, rows: range, networks: dict[str, FeatureExtractor], batch_size: int | None, device: torch.device,
     keep: bool, what: str, reporter: Reporter,
@@ -151,7 +159,7 @@ def measure(
     networks = {name: network.to(device) for name, network in networks.items()}
     first = next(iter(networks))
     one = next(batches(samples.images, 1, slice(rows.start, rows.start + 1)))
-    widths = [features.embed(network, one, device).features.shape[1] for network in networks.values()]
+    widths = [_features(network, one, device).shape[1] for network in networks.values()]
     shards.require_memory(widths, what)
     if keep:
         memory.require(4 * len(rows) * widths[0], f"{what}: features of {len(rows):,} images")
@@ -164,11 +172,7 @@ def measure(
     for batch in batches(samples.images, math.lcm(*sizes.values()), None if whole else slice(rows.start, rows.stop)):
         for name, network in networks.items():
             for at, some in enumerate(batch.split(sizes[name])):
-                out = features.embed(network, some, device).features
-                if not torch.isfinite(out).all():
-                    raise UserError(
-                        f"some features of {name} are not finite: the extractor or the images are broken."
-                    )
+                out = _features(network, some, device)
                 moments[name].update(out)
                 if kept is not None and name == first:
                     start = done + at * sizes[name]

@@ -78,7 +78,7 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
     try:
         with user_code():
             extractor: FeatureExtractor = cls(weights=weights, download=download)
-        _require_extractor(extractor, name)
+        _require_extractor(extractor, name if weights is None else None)  # weights may have a name of their own
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the class may be somebody else's
@@ -86,12 +86,14 @@ def create(name: str, weights: Path | None = None, download: bool = True) -> Fea
     return extractor.eval().requires_grad_(False)
 
 
-def _require_extractor(extractor: Any, name: str) -> None:
-    """Raise TypeError or ValueError unless this is an extractor with a describable identity."""
+def _require_extractor(extractor: Any, name: str | None) -> None:
+    """Raise TypeError or ValueError unless this is an extractor with a describable identity. name: None: any."""
     if not isinstance(extractor, FeatureExtractor):
         raise TypeError(f"it is no FeatureExtractor, but a {type(extractor).__name__}")
-    if getattr(extractor, "name", None) != name:
-        raise ValueError(f"its name is {getattr(extractor, 'name', None)!r}, and its entry point is '{name}'")
+    if not isinstance(getattr(extractor, "name", None), str):
+        raise TypeError("it has no name")
+    if name is not None and extractor.name != name:
+        raise ValueError(f"its name is {extractor.name!r}, and its entry point is '{name}'")
     for field in ("version", "licence", "source", "sha256"):
         if not isinstance(getattr(extractor, field), str):
             raise TypeError(f"its field '{field}' must be a text, not {getattr(extractor, field)!r}")

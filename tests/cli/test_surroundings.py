@@ -52,7 +52,7 @@ def test_the_doctor_reports_where_everything_else_is_broken(place):
     assert lines["broken"].startswith("  --")
     assert "SystemExit: I end everything" in lines["broken"]
     assert lines["loud"].startswith("  ok")
-    assert "two packages provide the dataset 'digits'" in lines["datasets"]
+    assert "two packages provide the dataset 'digits'" in lines["digits"]
     assert {"digits", "mnist", "cifar10", "pixels"} <= lines.keys()
     assert "printed by the plugin" not in done.out
     assert "printed by the plugin" in done.err

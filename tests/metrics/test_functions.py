@@ -57,6 +57,7 @@ CALLS = {
     "frechet_distance": (REAL, FAKE),
     "frechet_standard_error": (REAL, FAKE),
     "inception_score": (REAL,),
+    "information_bound": (torch.randn(40, generator=G), 2.3),
     "kernel_distance": (REAL, FAKE),
     "kl_divergence": (torch.arange(5), torch.arange(5)),
     "kl_to_uniform": (torch.arange(5),),
