@@ -494,7 +494,7 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Return everything that is installed. What is bad in one package does not keep the others from being read."""
+    """Return everything that is installed. A bad package does not keep the others from being read."""
     (files, two), (groups, two_groups) = _by_name(_recipe_files), _by_name(_group_files)
     faults = [*_opened()[1], *two.values(), *two_groups.values()]
     found = _readable(read, files, faults)

@@ -1,4 +1,4 @@
-"""What to write in place of a metric's name that is not known: other tools call the same formula by other names."""
+"""Answers to names of metrics that are not known: other tools call the same formula by other names."""
 
 from collections.abc import Mapping
 

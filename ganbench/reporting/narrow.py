@@ -3,7 +3,7 @@
 `fitted` prints the Markdown of `tables.render` if that is narrow enough. If not, each of these steps is taken until the
 table fits:
 
-1. What is the same in all rows of a recipe stands above them, and what is the same in all rows stands below the table.
+1. A value that all rows of a recipe share stands above them; a value that all rows share stands below the table.
 2. Long cells become footnotes.
 3. Cells are wrapped, with a rule between the rows. No word is broken but a long name.
 4. The columns are divided into several tables with the same first column.
