@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import socket
 import sys
 import threading
@@ -203,6 +204,9 @@ def report_failure(reason: str, say: Callable[[str], None], named: bool = False)
     report, whichever process it looks at. Call it right before the process ends.
     """
     line = reason if named or "RANK" not in os.environ else f"rank {os.environ['RANK']}: {reason}"
+    # torchrun ends the other processes as soon as one has ended. This one ends by itself, with its own exit code.
+    if "TORCHELASTIC_ERROR_FILE" in os.environ and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         store, world = _connect(_address(), 2.0), _world_size()
         first = store.compare_set("failure", "", reason).decode() == reason
