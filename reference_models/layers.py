@@ -281,8 +281,10 @@ class StartedWeightNorm(nn.Module):
 # --- Other rules for weights ---
 
 
-def spectral_norm(net: nn.Module, eps: float = 1e-12) -> nn.Module:
+def spectral_norm(net: nn.Module, eps: float = 1e-12, but: Iterable[nn.Module] = ()) -> nn.Module:
     """Spectral normalisation W / sigma(W) of every linear, convolutional and embedding layer of `net`; return `net`.
+
+    but: layers that stay as they are, such as tables of a vector for each class.
 
     W is a matrix of outputs x all else. sigma is u^T W v, where each forward pass in training moves u and v by one
     power iteration, u = n(W v), v = n(W^T u), n(a) = a / max(|a|, eps); the gradient takes u and v as constants.
@@ -290,9 +292,28 @@ def spectral_norm(net: nn.Module, eps: float = 1e-12) -> nn.Module:
     parametrisation: it updates u first, where the paper updates v first, and it begins with fifteen iterations on the
     weights that it finds. So initialise the weights before; they must not be all 0.
     """
+    spared = set(but)
     for layer in weighted_layers(net):
-        parametrizations.spectral_norm(layer, n_power_iterations=1, eps=eps)
+        if layer not in spared:
+            parametrizations.spectral_norm(layer, n_power_iterations=1, eps=eps)
     return net
+
+
+@torch.no_grad()
+def largest_singular_values(net: nn.Module) -> Tensor:
+    """|W v| of each layer under `spectral_norm`, before normalisation: estimates of the largest singular values.
+
+    They come from the power iteration's v and are never too large. Float32, one for each layer, in the order of
+    `net.modules()`. Brock, Donahue, Simonyan, "Large Scale GAN Training", 2019, Section 4.1 follow them through a run:
+    those of G explode when training collapses.
+    """
+    values = []
+    for layer in net.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            weights: Any = layer.parametrizations.weight  # type: ignore[union-attr]
+            with torch.autocast(weights.original.device.type, enabled=False):
+                values.append(torch.mv(weights[0]._reshape_weight_to_matrix(weights.original), weights[0]._v).norm())
+    return torch.stack(values)
 
 
 class EqualisedRate(nn.Module):

@@ -48,6 +48,18 @@ It can be trained and evaluated:
     torch.Size([3, 1, 8, 8])
     >>> capabilities(model)
     ['sample', 'sample_latent', 'generate']
+
+A model that grows during training says its `stages`. The training loop does the rest, the same for every such model:
+
+- A stage begins with the first step before which as many images were shown as all earlier stages have. `Batch.shown`
+  is this number of images, from which the model knows its stage and, in a fade, how far it has come.
+- A batch has the stage's number of images, reduced to the stage's size by means over squares of pixels, rounded to
+  whole numbers of 0..255 as in image files.
+- With each stage after the first, the optimisers begin anew: their moments are forgotten.
+
+The model has all its parameters from the beginning. Parameters without a gradient do not move, and neither does their
+moving average. `sample` returns images of `image_shape` in every stage, enlarged if need be. What it needs to know of
+the stage stands in a buffer, which the training step fills: the averaged model and a checkpoint get it from there.
 """
 
 import math
@@ -83,12 +95,29 @@ class Batch(NamedTuple):
     step: number of updates of G before this one.
     u: images without labels, float M x C x H x W in [-1, 1], in semi-supervised training; otherwise None. With u, x and
     y are drawn from the few labelled images.
+    shown: number of images x of all steps before this one, over all processes.
     """
 
     x: Tensor
     y: Tensor | None
     step: int
     u: Tensor | None = None
+    shown: int = 0
+
+
+class Stage(NamedTuple):
+    """A part of the training of a model that grows.
+
+    images: number of images shown in it. The last stage of a model has no end.
+    batch_size: images of a batch, over all processes.
+    image_size: side of the batch's images; it divides that of `image_shape`.
+    ema_decay: decay of the averaged weights in this stage; None: that of the recipe.
+    """
+
+    images: int
+    batch_size: int
+    image_size: int
+    ema_decay: float | None = None
 
 
 class Code(NamedTuple):
@@ -142,6 +171,13 @@ class GAN(nn.Module):
         chunks: all training images, each once, as float n x C x H x W in [-1, 1] with n at most 1,000, on the model's
         device. Store the results in parameters and buffers: a resumed run loads these and does not call `begin`.
         """
+
+    def stages(self, batch_size: int) -> tuple[Stage, ...]:
+        """Return the stages of a model that grows, in their order; none for a model that does not grow.
+
+        batch_size: the recipe's, for stages that have none of their own.
+        """
+        return ()
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return new optimisers with the paper's settings.
@@ -210,25 +246,34 @@ def capabilities(model: GAN) -> list[str]:
     return [c for c in CAPABILITIES if getattr(type(model), c, None) not in (None, getattr(GAN, c, None))]
 
 
-def minimize(loss: Tensor, optimizer: Optimizer) -> Tensor:
+Loss = Tensor | Iterable[Tensor]
+
+
+def minimize(loss: Loss, optimizer: Optimizer) -> Tensor:
     """Take one step of `optimizer` that lowers `loss`, a scalar. Returns the detached loss from before the step.
 
     Gradients are taken with respect to the parameters of this optimiser only, as in the paper's equation. No gradient
     is computed for, or left behind in, another network.
 
+    An iterable of scalars is a loss that is the sum of these terms. The gradient of each term is taken before the next
+    term is computed, so that a batch larger than memory can be passed in chunks (gradient accumulation).
+
     >>> w = nn.Parameter(torch.tensor(1.0))
     >>> loss = minimize(w.square(), torch.optim.SGD([w], lr=0.25))
     >>> loss.item(), w.item()
     (1.0, 0.5)
+    >>> loss = minimize((part * w.square() for part in (0.5, 0.5)), torch.optim.SGD([w], lr=0.5))
+    >>> loss.item(), w.item()
+    (0.25, 0.0)
     """
     return minimize_together((loss, [optimizer]))[0]
 
 
-def minimize_together(*objectives: tuple[Tensor, list[Optimizer]]) -> list[Tensor]:
+def minimize_together(*objectives: tuple[Loss, list[Optimizer]]) -> list[Tensor]:
     """Take one step for each `(loss, optimizers)`, simultaneously. Returns the detached losses from before the step.
 
     All gradients are taken before any weight moves. Use it for papers that update several networks from one forward
-    pass.
+    pass. A loss is a scalar, or an iterable of terms as in `minimize`.
 
     >>> x, y = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
     >>> a, b = torch.optim.SGD([x], lr=1.0), torch.optim.SGD([y], lr=1.0)
@@ -236,16 +281,22 @@ def minimize_together(*objectives: tuple[Tensor, list[Optimizer]]) -> list[Tenso
     >>> x.item(), y.item()
     (-1.0, 5.0)
     """
-    # Autocast is for the forward pass. The backward pass takes its dtypes from there.
-    with torch.autocast(objectives[0][0].device.type, enabled=False):
-        for i, (loss, optimizers) in enumerate(objectives):
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-            loss.backward(inputs=params, retain_graph=i + 1 < len(objectives))
+    losses = []
+    for i, (loss, optimizers) in enumerate(objectives):
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        params = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+        terms = []
+        for term in [loss] if isinstance(loss, Tensor) else loss:
+            # Autocast is for the forward pass. The backward pass takes its dtypes from there.
+            with torch.autocast(term.device.type, enabled=False):
+                term.backward(inputs=params, retain_graph=i + 1 < len(objectives))
+            terms.append(term.detach())
+        losses.append(terms[0] if len(terms) == 1 else torch.stack(terms).sum())
+    with torch.autocast(losses[0].device.type, enabled=False):
         for _, optimizers in objectives:
             for optimizer in optimizers:
                 optimizer.step()
     # Autocast caches low-precision copies of the weights, and the next forward pass must not use outdated ones.
     torch.clear_autocast_cache()
-    return [loss.detach() for loss, _ in objectives]
+    return losses

@@ -416,6 +416,26 @@ def test_spectral_norm_reaches_every_layer_of_a_net_and_survives_a_copy():
     assert torch.equal(twin(x), net(x))
 
 
+def test_the_largest_singular_values_are_those_of_the_weights_before_normalisation():
+    made = [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(5, 2, 3), nn.Embedding(6, 3)]
+    expected = [np.linalg.svd(matrix(layer), compute_uv=False)[0] for layer in made]
+    net = layers.spectral_norm(nn.Sequential(*made, nn.BatchNorm2d(4)))
+    for _ in range(100):
+        for layer in made:
+            _ = layer.weight
+    close(layers.largest_singular_values(net), expected)
+    with torch.no_grad():
+        made[1].parametrizations.weight.original.mul_(50)  # seen at once, before the next power iteration
+    assert layers.largest_singular_values(net)[1].item() == pytest.approx(50 * expected[1], rel=1e-4)
+
+
+def test_spectral_norm_spares_the_layers_that_it_is_told_to():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Embedding(4, 5), nn.Linear(3, 2)))
+    layers.spectral_norm(net, but=[net[1][0]])
+    normed = [nn.utils.parametrize.is_parametrized(m) for m in (net[0], net[1][0], net[1][1])]
+    assert normed == [True, False, True]
+
+
 @pytest.mark.parametrize(("make", "shape"), KINDS)
 def test_the_equalised_rate_applies_hes_constant_at_run_time(make, shape):
     layer, x = make(True), torch.randn(shape)
