@@ -285,6 +285,21 @@ class Absent:
 
 
 @dataclass(frozen=True)
+class Order:
+    """A claim of the paper about two rows of its table: one comes out better than the other.
+
+    claim: the paper's, in a few words. metric: by which; it has a direction, and both recipes measure it.
+    better, worse: names of recipes of the group. source: where the paper says so, with its numbers.
+    """
+
+    claim: str
+    metric: str
+    better: str
+    worse: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Recipes that make a table of a paper, in the order of its rows.
 
@@ -292,6 +307,7 @@ class Group:
     metrics: those that the table shows; default: those with reported values.
     rival: further values of the paper's table (see `rivals`).
     absent: further rows of the paper's table, shown as not run.
+    order: which recipes come out better than which, as the paper says: each gets a verdict of its own.
     members: the recipes themselves, once `lookup` has read them.
     """
 
@@ -302,6 +318,7 @@ class Group:
     metrics: list[str] = field(default_factory=list)
     rival: list[Rival] = field(default_factory=list)
     absent: list[Absent] = field(default_factory=list)
+    order: list[Order] = field(default_factory=list)
     members: list[Recipe] = field(default_factory=list)
 
 
@@ -338,6 +355,11 @@ def read_group(path: Path) -> Group:
     for rival in group.rival:
         if strange := [name for name in rival.recipes if name not in group.recipes]:
             raise UserError(f"{path}, 'rival': '{strange[0]}' is none of the group's recipes.")
+    for order in group.order:
+        if strange := [name for name in (order.better, order.worse) if name not in group.recipes]:
+            raise UserError(f"{path}, 'order': '{strange[0]}' is none of the group's recipes.")
+        if order.better == order.worse:
+            raise UserError(f"{path}, 'order': '{order.better}' cannot be better than itself.")
     for row in group.absent:
         if strange := [name for name in row.recipes if name not in group.recipes]:
             raise UserError(f"{path}, 'absent': '{strange[0]}' is none of the group's recipes.")
@@ -652,7 +674,7 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     for path in available_groups().values():
         try:
             other_group = read_group(path)
-            if recipe.name in map(_name_of, other_group.recipes) and other_group.name != (group and group.name):
+            if recipe.name in map(name_of, other_group.recipes) and other_group.name != (group and group.name):
                 tables.append(_with_members(other_group, path)[0])
         except UserError:  # `installed` says which file cannot be read
             continue
@@ -662,7 +684,7 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
             if other.name != recipe.name and _column(other) == _column(recipe):
                 found += [Rival(r.metric, r.value, other.name, [recipe.name]) for r in other.reported]
         absent = [Rival(a.metric, a.value, a.row, a.recipes) for a in table.absent if a.value is not None]
-        found += [r for r in (*table.rival, *absent) if not r.recipes or recipe.name in map(_name_of, r.recipes)]
+        found += [r for r in (*table.rival, *absent) if not r.recipes or recipe.name in map(name_of, r.recipes)]
     return found
 
 
@@ -671,6 +693,6 @@ def _column(recipe: Recipe) -> tuple[str, int]:
     return recipe.train.data, recipe.train.labels
 
 
-def _name_of(member: str) -> str:
+def name_of(member: str) -> str:
     """Return the name of a group's recipe, which may be given as a path."""
     return Path(member).stem if member.endswith(".toml") else member

@@ -35,6 +35,9 @@ SHORT_RUNS = "## Short runs: not comparable with the paper"
 KINDS = (
     "reproduced", "better", "inconclusive", "not reproduced", "short", "not comparable", "unavailable", "not run",
 )
+ORDERS = """\
+The last rows are orders that the paper claims. Ours is the value of the recipe that should be better beside the
+other's, and the difference is ± half of its 95 % interval:"""
 INDEX_COLUMNS = ("recipe", "paper", "data", "verdict", "length", "seeds", "date", "note")
 FOLDERS = """\
 - `runs/<recipe>/<run>/`: the results, `result.json` (never edited), with losses and a sample grid; no checkpoints.
@@ -203,6 +206,9 @@ def write_group(group: Group, recipes: Stored, folder: Path) -> Path:
         name = f"[{recipe.name}]({recipe.name}.md)" if of else recipe.name
         lines += [f"- {name}: {recipe.title}, version {recipe.version}{_link_to_note(recipe.name, folder)}"]
         lines += [f"  {_source(r)}" for r in _alike(group, recipe)]
+    if group.order:
+        lines += ["", ORDERS, ""]
+        lines += [f"- {o.claim}: {o.better} better than {o.worse}. {o.source}." for o in group.order]
     path = folder / f"{group.name}.md"
     write_text(path, "\n".join(parts) + "\n" + "\n".join(lines) + "\n")
     return path

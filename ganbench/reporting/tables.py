@@ -14,6 +14,8 @@ The verdict on a value of the paper:
 - `short: 28,080 of 187,200 steps, not comparable` (or `smoke: ...`): a run on a budget. It stands beside the paper's
   number to be looked at, and has no difference. Short runs stand in for full ones if there are none, else beneath.
 
+An order of two recipes that the paper claims has a row and verdicts of its own: `orders.py`.
+
 The interval is Student's t of the mean over seeds, widened by the paper's own ±: `verdicts.py` says how, and why.
 The ± in a cell is another one: the standard deviation over seeds, or of one seed the measurement's own uncertainty.
 
@@ -28,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.base.errors import printable
-from ganbench.recipes import Absent, Group, Recipe, Reported, Rival, rivals
+from ganbench.recipes import Absent, Group, Order, Recipe, Reported, Rival, name_of, rivals
+from ganbench.reporting import orders
 from ganbench.reporting.comparable import without_copies
 from ganbench.reporting.results import Measurement, Result
 from ganbench.reporting.verdicts import Summary, Verdict, judge, summarise
@@ -209,11 +212,40 @@ def without_blanks(table: list[dict[str, str]]) -> list[dict[str, str]]:
 def group_rows(
     group: Group, recipes: list[tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None = None
 ) -> list[dict[str, str]]:
-    """Return the joined table of a group: each recipe's `rows` of the metrics that it shows, then the absent rows."""
+    """Return the joined table of a group: each recipe's `rows` of the metrics that it shows, absent rows, orders."""
     shown = set(group.metrics) or {r.metric for recipe, _ in recipes for r in recipe.reported}
     table = [row for recipe, results in recipes for row in rows(recipe, results, overrides, group)]
     table = [row for row in table if not shown or row["metric"].split(" ")[0] in shown]
-    return table if overrides else table + [_absent_row(row) for row in group.absent]
+    absent = [] if overrides else [_absent_row(row) for row in group.absent]
+    stored = {recipe.name: (recipe, results) for recipe, results in recipes}
+    here = [order for order in group.order if {name_of(order.better), name_of(order.worse)} <= stored.keys()]
+    return table + absent + [_order_row(order, stored, overrides) for order in here]
+
+
+def _order_row(
+    order: Order, stored: dict[str, tuple[Recipe, list[Result]]], overrides: dict[str, Any] | None
+) -> dict[str, str]:
+    """Return the cells of a claim that one recipe comes out better than another.
+
+    Both are taken at one length: that of `overrides`, else full runs if both have some, else short ones.
+    """
+    both = [stored[name_of(name)] for name in (order.better, order.worse)]
+    lengths = [{}, SHORT] if overrides is None else [overrides]
+    found = [(length, [counted(*side, length) for side in both]) for length in lengths]
+    length, (better, worse) = next((pair for pair in found if all(pair[1])), found[0])
+    judged = orders.judge(order, better, worse)
+    budget = f"{length['budget']}: " if length and better and worse else ""
+    direction = next((m.direction for r in better if (m := r.measurement(order.metric))), "none")
+    cells = {"recipe": order.claim, "metric": order.metric + arrow(direction), "verdict": budget + judged.verdict}
+    if judged.better and judged.worse and judged.difference is not None:
+        cells["ours"] = f"{judged.better.mean:.4g} beside {judged.worse.mean:.4g}"
+        cells["difference"] = number(judged.difference, judged.half_width)
+        cells["seeds"] = ", ".join(map(str, sorted({judged.better.runs, judged.worse.runs})))
+        steps = [(r.training or {}).get("steps", 0) for r in (*better, *worse)]
+        cells["steps"] = ", ".join(f"{n:,}" for n in dict.fromkeys(steps))
+    else:
+        cells["ours"] = "not run" if not (better and worse) else "unavailable"
+    return {**dict.fromkeys(COLUMNS, ""), **cells}
 
 
 def _absent_row(row: Absent) -> dict[str, str]:

@@ -124,6 +124,22 @@ def _faults_of_group(group: Group, members: list[Recipe], path: Path) -> Iterato
     for i, row in enumerate(group.absent):
         if row.metric and (reason := _why_unknown(row.metric)):
             yield f"{path}, 'absent'[{i}], 'metric': {reason}"
+    by_name = {recipe.name: recipe for recipe in members}
+    for i, order in enumerate(group.order):
+        if reason := _why_no_order(order.metric):
+            yield f"{path}, 'order'[{i}], 'metric': {reason}"
+        for recipe in (by_name.get(recipes.name_of(name)) for name in (order.better, order.worse)):
+            if recipe and order.metric not in recipe.evaluate.metrics:
+                yield f"{path}, 'order'[{i}]: '{recipe.name}' does not measure '{order.metric}': add it to that recipe."
+
+
+def _why_no_order(metric: str) -> str:
+    """The reason why nothing can be better than another by this metric; '' if it has a direction."""
+    if reason := _why_unknown(metric):
+        return reason
+    (request,) = measure.parse_metrics([metric], DEFAULT_EXTRACTOR)
+    directed = request.protocol.direction != "none"
+    return "" if directed else f"'{metric}' has no direction, in which one recipe is better: take another metric."
 
 
 def check(recipe: Recipe, file: Path) -> tuple[list[str], Needs]:

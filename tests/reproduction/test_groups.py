@@ -55,7 +55,8 @@ def test_a_bundled_group_is_of_recipes_that_there_are(name):
     own = group.paper.split(", arXiv:")[0] + re.search(r", arXiv:[\d.]+\d", group.paper)[0]
     assert own in {r.paper for r in found.values()}, "beside baselines of other papers"
     rows = tables.group_rows(group, [(r, []) for r in found.values()])
-    assert {row["recipe"] for row in rows} == {*found, *(a.row for a in group.absent)}, "each of its recipes has a row"
+    further = [*(a.row for a in group.absent), *(order.claim for order in group.order)]
+    assert {row["recipe"] for row in rows} == {*found, *further}, "each of its recipes has a row"
     assert name not in recipes.available()
     assert name.partition("-")[0] in registry.names("models")
 
