@@ -4,8 +4,7 @@ A data set is one uint8 tensor, in memory or mapped from a file. A batch is take
 training device if it fits there. It is converted to float on the training device.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from ganbench.data.datasets.decoded import is_mapped
 from ganbench.data.images import to_float
 from ganbench.gan import Batch
 from ganbench.recipes import TrainSpec
+from ganbench.training.growth import Span, reduced
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -45,24 +45,25 @@ def labelled_rows(labels: Tensor, count: int, seed: int) -> Tensor:
 
 def batches(
     data: Dataset, train: TrainSpec, seed: int, start: int, stop: int | None, device: torch.device,
-    share: tuple[int, int] = (0, 1),
+    share: tuple[int, int] = (0, 1), spans: Sequence[Span] = (),
 ) -> Iterator[Batch]:
     """Yield the batches of steps start..stop-1, or without end if `stop` is None.
 
     Each epoch is a new permutation of all images; its last incomplete batch is dropped. The few labelled images of a
     semi-supervised recipe are permuted anew whenever all were used, without a gap. share: (r, w) yields the r-th of w
-    equal parts of each batch.
+    equal parts of each batch. spans: the stages of a growing model, each of which begins with a new epoch; none: one
+    stage with the recipe's batch.
     """
     images = data.images[:]
     if device.type != "cuda" or _fits(images, device):
         images = images.to(device)
-    taken = _taken(images, data.labels, train, seed, start, stop, share)
+    taken = _taken(images, data.labels, train, seed, start, stop, share, spans or [Span(train.batch_size)])
     if images.device.type != device.type or is_mapped(images):  # a batch may have to wait for the disk
         taken = _ahead(taken, pinned=device.type == "cuda")
     for item in taken:
         x, y, u = (t if t is None else t.to(device, non_blocking=True) for t in (item.x, item.y, item.u))
         assert x is not None
-        yield Batch(to_float(x), y, item.step, None if u is None else to_float(u))
+        yield Batch(to_float(x), y, item.step, None if u is None else to_float(u), item.shown)
 
 
 class _Taken(NamedTuple):
@@ -72,11 +73,12 @@ class _Taken(NamedTuple):
     y: Tensor | None
     step: int
     u: Tensor | None
+    shown: int = 0
 
 
 def _taken(
     images: Tensor, labels: Tensor | None, train: TrainSpec, seed: int, start: int, stop: int | None,
-    share: tuple[int, int],
+    share: tuple[int, int], spans: Sequence[Span],
 ) -> Iterator[_Taken]:
     """Yield what `batches` yields before the conversion to float, on the device of the images."""
     device, n = images.device, len(images)
@@ -84,22 +86,27 @@ def _taken(
     if train.labels and labels is not None:
         few = labelled_rows(labels, train.labels, seed).to(device)
     labels = None if labels is None else labels.to(device)
-    size = train.batch_size if few is None else train.unlabelled_batch_size
-    per_epoch = n // size
-    epoch, order, labelled = -1, torch.empty(0), torch.empty(0)
-    for step in range(start, stop) if stop is not None else itertools.count(start):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = epoch_order(n, seed, epoch).to(device)
-            if few is not None:  # for the whole epoch at once, so that no step copies to the device
-                count = train.batch_size * per_epoch
-                labelled = few[endless(len(few), seed, epoch * count, count).to(device)]
-        rows = _part(order[step % per_epoch * size :][:size], share)
-        if few is None or labels is None:
-            yield _Taken(images[rows], None if labels is None else labels[rows], step, None)
-        else:
-            own = _part(labelled[step % per_epoch * train.batch_size :][: train.batch_size], share)
-            yield _Taken(images[own], labels[own], step, images[rows])
+    epoch, order, labelled, earlier = -1, torch.empty(0), torch.empty(0), 0  # earlier: epochs of the stages before
+    for span in spans:
+        size = span.batch_size if few is None else train.unlabelled_batch_size
+        per_epoch = n // size
+        for step in span.steps(start, stop):
+            own_epoch, place = divmod(step - span.first, per_epoch)
+            if earlier + own_epoch != epoch:
+                epoch = earlier + own_epoch
+                order = epoch_order(n, seed, epoch).to(device)
+                if few is not None:  # for the whole epoch at once, so that no step copies to the device
+                    count = train.batch_size * per_epoch
+                    labelled = few[endless(len(few), seed, epoch * count, count).to(device)]
+            rows, shown = _part(order[place * size :][:size], share), span.shown_before(step)
+            x = reduced(images[rows], span.image_size)
+            if few is None or labels is None:
+                yield _Taken(x, None if labels is None else labels[rows], step, None, shown)
+            else:
+                own = _part(labelled[place * train.batch_size :][: train.batch_size], share)
+                yield _Taken(images[own], labels[own], step, x, shown)
+        if span.stop is not None:
+            earlier += -(-(span.stop - span.first) // per_epoch)
 
 
 def _ahead(items: Iterator[_Taken], pinned: bool) -> Iterator[_Taken]:
@@ -114,7 +121,7 @@ def _ahead(items: Iterator[_Taken], pinned: bool) -> Iterator[_Taken]:
             return item
         x, y, u = (t if t is None else t.pin_memory() for t in (item.x, item.y, item.u))
         assert x is not None
-        return _Taken(x, y, item.step, u)
+        return _Taken(x, y, item.step, u, item.shown)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = thread.submit(take)

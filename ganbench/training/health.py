@@ -11,12 +11,14 @@ from statistics import median
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganbench.data.datasets import Dataset
 from ganbench.data.images import to_uint8
 from ganbench.gan import GAN
 from ganbench.metrics.ms_ssim import ms_ssim
+from ganbench.training.growth import reduced
 
 EVERY = 500  # steps between two looks at the samples
 GRACE = 1000  # updates of G before its samples, or a lost game, are judged
@@ -36,9 +38,8 @@ class Health:
     """
 
     def __init__(self, data: Dataset, game: tuple[str, str] | None):
-        rows = _pairs_of_a_class(data.labels, len(data))
-        real = data.images[rows]
-        self.real_spread, self.real_alike = _spread(real), _alike(real)
+        self.real, self.size = data.images[_pairs_of_a_class(data.labels, len(data))], 0
+        self.real_spread, self.real_alike = _spread(self.real), _alike(self.real)
         self.game = game
         self.updates, self.won, self.collapsed = 0, 0, 0
         self.losses: dict[str, list[float]] = {}
@@ -72,10 +73,16 @@ class Health:
                 trouble = f"the discriminator has won ({d} {d_loss:.3g}, {g} {g_loss:.3g}): G learns nothing any more"
         return trouble
 
-    def look_at_samples(self, gan: GAN) -> str | None:
-        """Return what is wrong with samples of `gan`, in words, or None. Two looks in a row must agree."""
+    def look_at_samples(self, gan: GAN, size: int = 0) -> str | None:
+        """Return what is wrong with samples of `gan`, in words, or None. Two looks in a row must agree.
+
+        size: side of the images that `gan` was trained on so far, which real images are then reduced to; 0: all of it.
+        """
         if self.updates <= GRACE:
             return None
+        if size != self.size:
+            real, self.size = _coarse(self.real, size), size
+            self.real_spread, self.real_alike = _spread(real), _alike(real)
         images = few_samples(gan)
         spread, alike = _spread(images), _alike(images)
         reason = None
@@ -105,6 +112,12 @@ def _pairs_of_a_class(labels: Tensor | None, n: int) -> Tensor:
     of_class = [(labels == c).nonzero().squeeze(1)[: SAMPLES // 2 * 2] for c in labels.unique()]
     pairs = [rows[i : i + 2] for i in range(0, SAMPLES, 2) for rows in of_class if len(rows[i : i + 2]) == 2]
     return torch.cat(pairs)[:SAMPLES] if pairs else torch.arange(n)[:SAMPLES]
+
+
+def _coarse(images: Tensor, size: int) -> Tensor:
+    """The uint8 images reduced to size x size and enlarged again, as a model that still grows would make them."""
+    small = reduced(images, size)
+    return small if small is images else F.interpolate(small, size=images.shape[2:], mode="nearest")
 
 
 def _spread(images: Tensor) -> float:

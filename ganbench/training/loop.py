@@ -7,6 +7,7 @@ was killed goes on as if nothing had happened.
 
 import contextlib
 import copy
+import dataclasses
 import math
 import signal
 import threading
@@ -30,6 +31,7 @@ from ganbench.gan import GAN, Batch, capabilities, checkpoint
 from ganbench.recipes import Recipe
 from ganbench.training import health
 from ganbench.training.batches import batches
+from ganbench.training.growth import Span, span_at, spans
 from ganbench.training.health import Health
 from ganbench.training.run_folder import RunFolder
 from ganbench.training.tensorboard import Board
@@ -128,6 +130,7 @@ class _Run:
             self.gan.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
         self.optimizers = self.gan.optimizers()
+        self.spans = spans(gan, recipe.train.batch_size)
         self.health = Health(data, gan.game)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -187,7 +190,7 @@ class _Run:
         log_every, grid_every = max(1, steps // LOG_LINES), looked.grid_every or max(1, steps // GRIDS)
         start, saved_at, text = self.step, time.monotonic(), ""
         first_picture_at = math.inf if self.place.has_samples() else saved_at + FIRST_PICTURE_SECONDS
-        for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world)):
+        for batch in batches(self.data, train, self.seed, start, steps, self.device, (rank, world), self.spans):
             losses = self.one_step(batch)
             step = self.step
             if step % log_every == 0 or step == steps:
@@ -197,7 +200,7 @@ class _Run:
                 self.heed(self.health.look_at_losses(values), say)
                 text = "  ".join(f"{name} {v:.3f}" for name, v in values.items())
             if step % health.EVERY == 0:
-                reason = self.health.look_at_samples(self.evaluated) if self.first else None
+                reason = self.look_at_samples() if self.first else None
                 self.heed(distributed.first(reason), say)
             if watch and self.first and (step % looked.every == 0 or step == steps):
                 self.measure(watch, board)
@@ -219,7 +222,10 @@ class _Run:
 
     def one_step(self, batch: Batch) -> dict[str, Tensor]:
         """Make the paper's step on this process's part of the batch, then update the averaged weights."""
-        train = self.recipe.train
+        train, span = self.recipe.train, span_at(self.spans, batch.step)
+        if batch.step == span.first:  # also after a resume
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
         if self.channels_last:
             batch = _channels_last(batch)
         if distributed.world_size() > 1:  # other draws than latents differ by process, and are the same after a resume
@@ -227,7 +233,8 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             losses = self.gan.training_step(batch, self.optimizers)
         if self.average is not None:
-            _update_average(self.average, self.gan, train.ema_decay)
+            decay = train.ema_decay if span.ema_decay is None else span.ema_decay
+            _update_average(self.average, self.gan, decay)
         self.step = batch.step + 1
         return losses
 
@@ -235,6 +242,10 @@ class _Run:
     def evaluated(self) -> GAN:
         """The model that a checkpoint holds: with averaged weights if the recipe averages."""
         return self.gan if self.average is None else self.average
+
+    def look_at_samples(self) -> str | None:
+        """Return what is wrong with samples of the model, beside real images of the size that it has grown to."""
+        return self.health.look_at_samples(self.evaluated, span_at(self.spans, self.step - 1).image_size)
 
     def note(self, line: Mapping[str, Any], board: Board) -> None:
         """Write a line to the log, and its numbers to TensorBoard."""
@@ -323,17 +334,26 @@ class _Run:
         evaluated = copy.deepcopy(self.evaluated)
         rng = self.random_state()
         share = (distributed.rank(), distributed.world_size())
-        evaluated.finish(batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share))
+        evaluated.finish(
+            batches(self.data, self.recipe.train, self.seed, self.step, None, self.device, share, self.spans)
+        )
         if self.first:
             self.save(evaluated, rng)
         distributed.decide(True)  # the other processes wait here until the files are whole
         self.seconds += time.monotonic() - self.began
 
 
-def timed_steps(recipe: Recipe, data: Dataset, folder: Path, device: torch.device) -> Iterator[float]:
-    """Train a new model without end, and yield the seconds of each step. folder: an empty one; nothing is stored."""
+def timed_steps(
+    recipe: Recipe, data: Dataset, folder: Path, device: torch.device, span: Span | None = None
+) -> Iterator[float]:
+    """Train a new model without end, and yield the seconds of each step. folder: an empty one; nothing is stored.
+
+    span: a stage of a growing model; its first step is the first that is timed.
+    """
     run = _Run(new_model(recipe, data), recipe, data, RunFolder(folder), 0, device, "")
-    for batch in batches(data, recipe.train, 0, 0, None, device):
+    if span is not None:
+        run.spans = [dataclasses.replace(span, first=0, stop=None)]
+    for batch in batches(data, recipe.train, 0, 0, None, device, spans=run.spans):
         began = time.monotonic()
         losses = run.one_step(batch)
         sum(loss.item() for loss in losses.values())  # waits for the device
@@ -350,13 +370,19 @@ def new_model(recipe: Recipe, data: Dataset) -> GAN:
 def require_fit(gan: GAN, recipe: Recipe, data: Dataset) -> None:
     """Raise UserError if the recipe's model, whose weights may be on torch's meta device, cannot train on `data`."""
     whose, train = f"recipe '{recipe.name}'", recipe.train
-    few = train.labels > 0
-    needed = train.unlabelled_batch_size if few else train.batch_size
+    few, grown = train.labels > 0, spans(gan, train.batch_size)
+    sizes = [span.batch_size for span in grown]
+    if few and len(grown) > 1:
+        raise UserError(
+            f"{whose}: the model '{recipe.model.name}' grows, and cannot be trained with few labels. Remove [train] "
+            "labels."
+        )
+    needed = train.unlabelled_batch_size if few else max(sizes)
     if len(data) < needed:
         raise UserError(
             f"{whose}: '{data.name}' has {len(data)} images, fewer than one batch of {needed}: give more images."
         )
-    if train.batch_size % distributed.world_size() or train.unlabelled_batch_size % distributed.world_size():
+    if any(size % distributed.world_size() for size in (*sizes, train.unlabelled_batch_size)):
         raise UserError(f"{whose}: its batches cannot be shared equally by {distributed.world_size()} processes.")
     try:
         gan.optimizers()  # look at learning rates and the like
