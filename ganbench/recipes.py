@@ -6,6 +6,7 @@ top or in the `tables/` of a paper's folder.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -656,6 +657,23 @@ def _with_members(group: Group, path: Path) -> tuple[Group, dict[str, Recipe]]:
         names = [str(path.parent / r) if r.endswith(".toml") else r for r in group.recipes]
         members = {r: find(r) for r in names}
     except UserError as error:
+def lookup_all(names: Sequence[str]) -> list[tuple[Group | None, dict[str, Recipe]]]:
+    """Return what `lookup` does for each name; a name with `*`, `?` or `[` stands for the recipes that it fits.
+
+    Raises UserError as `lookup` does, and for a pattern that fits no recipe.
+    """
+    found = []
+    for name in names:
+        if name.endswith(".toml") or not set(name) & set("*?["):
+            found.append(lookup(name))
+            continue
+        fitting = fnmatch.filter(available(), name)
+        if not fitting:
+            raise UserError(f"no recipe fits the pattern '{name}'; `ganbench list recipes` names those there are.")
+        found += [lookup(recipe) for recipe in fitting]
+    return found
+
+
         raise UserError(f"group '{group.name}': {error}") from error
     return dataclasses.replace(group, members=list(members.values())), members
 

@@ -24,10 +24,10 @@ from ganbench.recipes import BUDGETS
 
 @click.command(epilog=examples(
     ("Does everything work? A run of seconds", "ganbench reproduce acgan-mnist --budget smoke"),
-    ("A recipe of your own, three seeds", "ganbench reproduce my-recipe.toml --seeds 0-2"),
+    ("What is not done yet of these, in this order", "ganbench reproduce gan-table1 'infogan-*' --seeds 0-2 --dry-run"),
     ("All rows of a paper's table, as jobs", "ganbench reproduce bigan-table1 --launcher slurm --dry-run"),
 ))
-@click.argument("recipe")
+@click.argument("names", nargs=-1, required=True, metavar="RECIPE|GROUP...")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, as 0,1,2 or 0-9; each is a run.")
 @click.option(
     "--budget", type=click.Choice(BUDGETS), default="full", show_default=True,
@@ -53,19 +53,21 @@ from ganbench.recipes import BUDGETS
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @common
 def reproduce(
-    recipe: str, seeds: str, budget: str, data: str | None, steps: int | None, device: str | None, out: Path,
+    names: tuple[str, ...], seeds: str, budget: str, data: str | None, steps: int | None, device: str | None, out: Path,
     fresh: bool, launcher: str | None, launcher_args: tuple[str, ...], at_once: int | None, dry_run: bool,
     weights: tuple[str, ...], tensorboard: bool, as_json: bool, quiet: bool,
 ) -> None:
-    """Train and evaluate a recipe, or a group of them.
+    """Train and evaluate recipes, or groups of them, in the order given.
 
-    RECIPE is the name of a recipe or a group (`ganbench list recipes`, `ganbench list groups`), or a path to a .toml
-    file. An interrupted run goes on by itself, and one that is done is not done again.
+    Each is the name of a recipe or a group (`ganbench list recipes`, `ganbench list groups`), a path to a .toml file,
+    or a pattern such as 'bigan-*-mnist' that names of recipes fit. An interrupted run goes on by itself, and one that
+    is done is not done again.
     """
     from ganbench import recipes
     from ganbench.reproduction import launching
 
-    group, found = recipes.lookup(recipe)
+    targets = recipes.lookup_all(names)
+    found = {name: recipe for _, own in targets for name, recipe in own.items()}
     given = {"budget": None if budget == "full" else budget, "steps": steps, "data": data}
     overrides = {key: value for key, value in given.items() if value is not None}
     for own in found.values():
@@ -108,8 +110,8 @@ def reproduce(
         sys.exit(130)
     if not is_first_process():
         return
-    lines = answer.finish(plan, group, outcome)
-    click.echo(answer.outcome_text(plan, group, outcome, as_json, terminal.width()), nl=False)
+    lines = answer.finish(plan, targets, outcome)
+    click.echo(answer.outcome_text(plan, targets, outcome, as_json, terminal.width()), nl=False)
     for line in lines:
         reporter.say(line)
     for failure in outcome.failures:

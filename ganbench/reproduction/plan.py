@@ -5,8 +5,8 @@ A `Plan` is what the user asked for. Its runs are made here, one after the other
 finished runs, and a `Failure` for each run that came to nothing.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Outcome:
     runs: dict[str, list[Run]]
     failures: list[Failure]
 
+    def part(self, recipes: Collection[str]) -> "Outcome":
+        """Return the finished runs of some recipes, by the names that the user calls them by; failures are left out."""
+        return Outcome({name: self.runs[name] for name in recipes}, [])
+
     @property
     def done(self) -> list[Run]:
         """All finished runs."""
@@ -89,6 +93,10 @@ class Plan:
         for name in self.weights:
             if name not in used:
                 raise UserError(f"--weights {name}=...: no metric of {', '.join(self.recipes)} uses that extractor.")
+
+    def part(self, recipes: Collection[str]) -> "Plan":
+        """Return the plan of some of its recipes, by the names that the user calls them by."""
+        return replace(self, recipes={name: self.recipes[name] for name in recipes})
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """Return the folder of a run."""

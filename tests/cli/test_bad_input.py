@@ -139,7 +139,7 @@ def test_a_name_that_there_is_not_is_named_with_what_there_is(refuses, ckpt, wor
         (["--labels", "0 to 9", "'10'"], ["sample", "--ckpt", "tiny.safetensors", "--grid", "a.png", "--labels", "10"]),
         (["--labels", "0 to 9", "'-1'"], ["sample", "--ckpt", "tiny.safetensors", "--grid", "a.png", "--labels", "-1"]),
         (["--labels", "0 to 9", "'a'"], ["sample", "--ckpt", "tiny.safetensors", "--grid", "a.png", "--labels", "a"]),
-        (["Missing argument 'RECIPE'"], ["reproduce"]),
+        (["Missing argument 'RECIPE|GROUP...'"], ["reproduce"]),
         (["'--budget'", "'tiny'", "smoke", "short", "full"], ["reproduce", "dcgan-digits", "--budget", "tiny"]),
         (["either a NAME or --dataset"], ["table", "dcgan-digits", "--dataset", "digits"]),
         (["--format", "md", "csv", "latex"], ["table", "--format", "html"]),

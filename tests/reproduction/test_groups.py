@@ -157,6 +157,25 @@ def test_a_group_runs_each_recipe_and_joins_them_in_one_table(ganbench, pair, pl
     assert "failed" not in value
 
 
+def test_several_names_are_done_in_their_order_and_each_has_its_table(ganbench, pair, installed, place):
+    """A group by its path and a pattern; what is done already is not done again."""
+    assert ganbench("reproduce", "b", "--out", "out").code == 0
+    done = ganbench("reproduce", "pair.toml", "[ac]", "b", "--out", "out")
+    assert done.code == 0, done
+    group, a, b = done.out.split("\n\n")
+    assert [[row.split("|")[1].strip() for row in group.splitlines()[2:]]] == [["a", "b"]]
+    assert ["dataset" in one.splitlines()[0] for one in (group, a, b)] == [False, True, True]
+    assert [line.partition(": ")[2].strip() for line in done.err.splitlines() if line.startswith("table:")] == [
+        "out/tables/pair.md", "out/tables/a.md", "out/tables/b.md",
+    ]
+    value = json.loads(ganbench("reproduce", "b", "a", "--out", "out", "--json").out)
+    assert [target["recipe"] for target in value["targets"]] == ["b", "a"]
+
+
+def test_a_pattern_that_fits_nothing_is_refused(refuses, installed):
+    refuses(["no recipe fits the pattern 'c*'", "ganbench list recipes"], "reproduce", "a", "c*")
+
+
 def test_a_group_shows_the_metrics_that_it_names(place):
     write_recipe(place, {'metrics = ["fd_pixels"]': 'metrics = ["fd_pixels", "ms_ssim"]'}, name="a")
     group, found = recipes.lookup(str(write_group(place, "a.toml")))
