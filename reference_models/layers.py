@@ -160,14 +160,18 @@ def normal_start(net: nn.Module, std: float) -> None:
         zero_bias(layer)
 
 
-def xavier_start(net: nn.Module, gain: float = 1.0) -> None:
+def xavier_start(net: nn.Module, gain: float = 1.0, but: Iterable[nn.Module] = ()) -> None:
     """Draw these weights from U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)); set their biases to 0.
+
+    but: layers that stay as they are, such as tables of a vector for each class.
 
     Glorot and Bengio, "Understanding the Difficulty of Training Deep Feedforward Neural Networks", 2010, Equation 16.
     """
+    spared = set(but)
     for layer in weighted_layers(net):
-        nn.init.xavier_uniform_(layer.weight, gain)
-        zero_bias(layer)
+        if layer not in spared:
+            nn.init.xavier_uniform_(layer.weight, gain)
+            zero_bias(layer)
 
 
 def orthogonal_start(net: nn.Module) -> None:

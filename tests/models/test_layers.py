@@ -229,6 +229,16 @@ def test_the_xavier_start_is_uniform_with_glorots_bound():
         assert getattr(layer, "bias", None) is None or not layer.bias.any()
 
 
+def test_the_xavier_start_spares_the_layers_that_it_is_told_to():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Embedding(4, 5))
+    nn.init.constant_(net[0].bias, 3.0)
+    kept, drawn = net[1].weight.clone(), net[0].weight.clone()
+    layers.xavier_start(net, but=[net[1]])
+    assert torch.equal(net[1].weight, kept)
+    assert not torch.equal(net[0].weight, drawn)
+    assert not net[0].bias.any()
+
+
 def test_the_orthogonal_start_makes_rows_or_columns_orthonormal():
     net = nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 7), nn.Conv2d(3, 5, 3), nn.Embedding(6, 3))
     layers.orthogonal_start(net)
