@@ -1,6 +1,7 @@
 """The contract that every reference model keeps, in each configuration that recipes train, small as in a smoke run."""
 
 import ast
+import copy
 import inspect
 import json
 import re
@@ -31,14 +32,75 @@ def new(spec):
     return checkpoint.make_model(spec.name, json.loads(json.dumps(spec.args)), "test")
 
 
-@pytest.fixture(params=SPECS.values(), ids=SPECS.keys())
+def copied(model_and_state):
+    """A copy of a model of a module's fixture, with the random state that it left."""
+    model, state = model_and_state
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
+
+
+# Initialising a wide network and training it costs more than all that tests then look at: each configuration is
+# initialised once, takes its first step once, and each test has a copy. The scope groups the tests by configuration.
+
+
+@pytest.fixture(scope="module", params=SPECS.values(), ids=SPECS.keys())
 def spec(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def start(spec):
+    return new(spec), torch.get_rng_state()
+
+
+@pytest.fixture(scope="module")
+def first_step(start):
+    """A model after one training step, the random state, and of each loss: names of networks.
+
+    They are the networks that it is for, those whose weights it changed, and those whose gradients it touched.
+    """
+    model, objectives = copied(start).train(), []
+    optimizers = model.optimizers()
+    owner = {id(o): name for name, o in optimizers.items()}
+
+    def other(a, b):
+        return a is not b and (a is None or b is None or not torch.equal(a, b))
+
+    def observed(*losses):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+        out = gan.minimize_together(*losses)
+        changed = {name.partition(".")[0] for name, p in model.named_parameters() if not torch.equal(before[name], p)}
+        touched = {name.partition(".")[0] for name, p in model.named_parameters() if other(gradients[name], p.grad)}
+        objectives.append(({owner[id(o)] for _, those in losses for o in those}, changed, touched))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        module = sys.modules[type(model).__module__]
+        patch.setattr(module, "minimize", lambda loss, o: observed((loss, [o]))[0], raising=False)
+        patch.setattr(module, "minimize_together", observed, raising=False)
+        model.training_step(batch(model), optimizers)
+    return model.eval(), torch.get_rng_state(), objectives
+
+
+@pytest.fixture(scope="module")
+def two_steps(start):
+    """A model after two training steps, and their losses."""
+    model = copied(start).train()
+    optimizers = model.optimizers()
+    return model, [model.training_step(batch(model, step), optimizers) for step in range(2)]
+
+
 @pytest.fixture
-def model(spec):
-    return new(spec)
+def model(start):
+    """A model as it is initialised."""
+    return copied(start)
+
+
+@pytest.fixture
+def nudged(first_step):
+    """A model after one training step, so that no weight is where its initialisation put it."""
+    return copied(first_step[:2])
 
 
 def batch(model, step=0):
@@ -61,12 +123,6 @@ def draw(model, seed=0, y=None):
         return model.sample(N, classes(model) if y is None else y, torch.Generator().manual_seed(seed))
 
 
-def nudge(model):
-    """One training step, so that no weight is where its initialisation put it."""
-    model.train().training_step(batch(model), model.optimizers())
-    return model.eval()
-
-
 # --- What it is ---
 
 
@@ -86,8 +142,9 @@ def test_its_constructor_takes_named_plain_values_that_all_have_a_default(model)
         assert isinstance(p.default, int | float | str | bool | tuple | list | None), p.name
 
 
-def test_one_seed_is_one_initialisation(spec):
-    a, b = new(spec).state_dict(), new(spec).state_dict()
+def test_one_seed_is_one_initialisation(spec, start):
+    a, b = start[0].state_dict(), new(spec).state_dict()
+    assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -113,12 +170,9 @@ def test_each_optimizer_holds_the_parameters_of_the_network_it_is_named_after(mo
     assert len(model.optimizers()) + len(fixed) >= 2
 
 
-def test_two_training_steps_have_finite_losses_and_move_every_network(model):
-    model.train()
-    optimizers = model.optimizers()
-    before = {name: [p.detach().clone() for p in getattr(model, name).parameters()] for name in optimizers}
-    for step in range(2):
-        losses = model.training_step(batch(model, step), optimizers)
+def test_two_training_steps_have_finite_losses_and_move_every_network(start, two_steps):
+    model, all_losses = two_steps
+    for losses in all_losses:
         assert losses
         assert {name for name in losses if not name.endswith("_loss")} == set(model.logged)
         for name, loss in losses.items():
@@ -127,38 +181,21 @@ def test_two_training_steps_have_finite_losses_and_move_every_network(model):
             assert torch.isfinite(loss), name
         assert model.game is None or set(model.game) <= set(losses)
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    for name in optimizers:
-        moved = [not torch.equal(a, b) for a, b in zip(before[name], getattr(model, name).parameters(), strict=True)]
+    before = start[0]
+    for name in model.optimizers():
+        pairs = zip(getattr(before, name).parameters(), getattr(model, name).parameters(), strict=True)
+        moved = [not torch.equal(a, b) for a, b in pairs]
         assert all(moved), f"{moved.count(False)} parameters of {name} did not move"
 
 
-def test_each_loss_moves_only_the_networks_that_it_is_of(model, monkeypatch):
+def test_each_loss_moves_only_the_networks_that_it_is_of(first_step):
     """`minimize` and `minimize_together` name optimisers: their networks move, and no other is touched."""
-    module = sys.modules[type(model).__module__]
-    calls = []
-    model.train()
-    optimizers = model.optimizers()
-    owner = {id(o): name for name, o in optimizers.items()}
-
-    def other(a, b):
-        return a is not b and (a is None or b is None or not torch.equal(a, b))
-
-    def checked(*objectives):
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
-        out = gan.minimize_together(*objectives)
-        changed = {name.partition(".")[0] for name, p in model.named_parameters() if not torch.equal(before[name], p)}
-        touched = {name.partition(".")[0] for name, p in model.named_parameters() if other(gradients[name], p.grad)}
-        named = {owner[id(o)] for _, optimizers in objectives for o in optimizers}
-        calls.extend(named)
+    model, _, objectives = first_step
+    assert objectives
+    for named, changed, touched in objectives:
         assert changed == named
         assert touched == named
-        return out
-
-    monkeypatch.setattr(module, "minimize", lambda loss, o: checked((loss, [o]))[0], raising=False)
-    monkeypatch.setattr(module, "minimize_together", checked, raising=False)
-    model.training_step(batch(model), optimizers)
-    assert set(calls) == set(optimizers)
+    assert set.union(*(named for named, _, _ in objectives)) == set(model.optimizers())
 
 
 class Waits(TorchDispatchMode):
@@ -192,65 +229,58 @@ def test_a_training_step_makes_no_accelerator_wait(model, monkeypatch):
     assert waits.found == []
 
 
-def test_training_is_a_function_of_seed_and_data(spec):
-    ends = []
-    for _ in range(2):
-        model = new(spec).train()
-        optimizers = model.optimizers()
-        torch.manual_seed(1)
-        ends.append([model.training_step(batch(model, step), optimizers) for step in range(2)])
-    assert all(torch.equal(a[k], b[k]) for a, b in zip(*ends, strict=True) for k in a)
+def test_training_is_a_function_of_seed_and_data(start, two_steps):
+    model = copied(start).train()
+    optimizers = model.optimizers()
+    again = [model.training_step(batch(model, step), optimizers) for step in range(2)]
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(two_steps[1], again, strict=True) for k in a)
 
 
 # --- Samples ---
 
 
-def test_samples_are_float32_images_of_the_shape_in_minus_one_to_one(model):
-    x = draw(nudge(model))
-    assert x.shape == (N, *model.image_shape)
+def test_samples_are_float32_images_of_the_shape_in_minus_one_to_one(nudged):
+    x = draw(nudged)
+    assert x.shape == (N, *nudged.image_shape)
     assert x.dtype == torch.float32
     assert -1 <= float(x.min()) < float(x.max()) <= 1
 
 
-def test_a_generator_alone_decides_the_samples_and_the_global_state_is_left_alone(model):
-    nudge(model)
+def test_a_generator_alone_decides_the_samples_and_the_global_state_is_left_alone(nudged):
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    a = draw(model)
+    a = draw(nudged)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(draw(model), a)
-    assert not torch.equal(draw(model, seed=1), a)
+    assert torch.equal(draw(nudged), a)
+    assert not torch.equal(draw(nudged, seed=1), a)
 
 
-def test_samples_of_one_set_differ(model):
-    x = draw(nudge(model), y=torch.zeros(N, dtype=torch.int64) if model.num_classes else None).flatten(1)
+def test_samples_of_one_set_differ(nudged):
+    x = draw(nudged, y=torch.zeros(N, dtype=torch.int64) if nudged.num_classes else None).flatten(1)
     assert len(x.unique(dim=0)) == N
 
 
-def test_classes_are_drawn_from_the_generator_where_none_are_given(model):
-    nudge(model)
+def test_classes_are_drawn_from_the_generator_where_none_are_given(nudged):
     with torch.inference_mode():
-        a, b = (model.sample(N, None, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert a.shape == (N, *model.image_shape)
+        a, b = (nudged.sample(N, None, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert a.shape == (N, *nudged.image_shape)
     assert torch.equal(a, b)
 
 
-def test_the_class_matters_where_there_are_classes_and_only_there(model):
-    nudge(model)
-    ones, twos = (draw(model, y=torch.full((N,), c)) for c in (1, 2))
-    assert torch.equal(ones, twos) == (not model.num_classes)
+def test_the_class_matters_where_there_are_classes_and_only_there(nudged):
+    ones, twos = (draw(nudged, y=torch.full((N,), c)) for c in (1, 2))
+    assert torch.equal(ones, twos) == (not nudged.num_classes)
 
 
-def test_a_sample_does_not_depend_on_its_neighbours(model, monkeypatch):
-    nudge(model)
-    z = model.sample_latent(N, torch.Generator().manual_seed(0))
-    y = classes(model)
+def test_a_sample_does_not_depend_on_its_neighbours(nudged, monkeypatch):
+    z = nudged.sample_latent(N, torch.Generator().manual_seed(0))
+    y = classes(nudged)
 
     def of(rows):
-        monkeypatch.setattr(model, "sample_latent", lambda n, generator=None: z[rows])
+        monkeypatch.setattr(nudged, "sample_latent", lambda n, generator=None: z[rows])
         with torch.inference_mode():
-            return model.sample(len(z[rows]), None if y is None else y[rows], torch.Generator().manual_seed(0))
+            return nudged.sample(len(z[rows]), None if y is None else y[rows], torch.Generator().manual_seed(0))
 
     together = of(slice(None))
     apart = torch.cat([of(slice(0, 2)), of(slice(2, 3)), of(slice(3, None))])
@@ -268,44 +298,41 @@ def test_latents_are_drawn_on_the_cpu_from_the_generator_alone(model):
     assert not torch.equal(a, c)
 
 
-def test_sampling_leaves_the_weights_and_the_moments_alone(model):
-    nudge(model)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    draw(model)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+def test_sampling_leaves_the_weights_and_the_moments_alone(nudged):
+    before = {k: v.clone() for k, v in nudged.state_dict().items()}
+    draw(nudged)
+    assert all(torch.equal(v, before[k]) for k, v in nudged.state_dict().items())
 
 
-def test_a_checkpoint_brings_the_same_model_back(spec, model, tmp_path):
-    nudge(model)
+def test_a_checkpoint_brings_the_same_model_back(spec, nudged, tmp_path):
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, model.state_dict(), checkpoint.Checkpoint(spec.name, spec.args, steps=1))
+    checkpoint.save(path, nudged.state_dict(), checkpoint.Checkpoint(spec.name, spec.args, steps=1))
     back, meta = checkpoint.load(path, spec.name)
     assert (meta.model, meta.args, meta.steps) == (spec.name, spec.args, 1)
-    assert back.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in back.state_dict().items())
+    assert back.state_dict().keys() == nudged.state_dict().keys()
+    assert all(torch.equal(v, nudged.state_dict()[k]) for k, v in back.state_dict().items())
     assert not back.training
     assert not any(p.requires_grad for p in back.parameters())
-    assert torch.equal(draw(back), draw(model))
+    assert torch.equal(draw(back), draw(nudged))
 
 
 # --- Capabilities ---
 
 
-def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
-    nudge(model)
-    x, can = batch(model).x, capabilities(model)
+def test_what_it_says_it_can_do_it_can_do_or_says_why_not(nudged):
+    x, can = batch(nudged).x, capabilities(nudged)
     assert {"sample", "sample_latent"} <= set(can) <= set(CAPABILITIES)
     with torch.inference_mode():
         for name, shape in {
-            "classify": (N, model.num_classes or None), "discriminator_features": (N, None), "encode": (N, None),
+            "classify": (N, nudged.num_classes or None), "discriminator_features": (N, None), "encode": (N, None),
             "encoder_features": (N, None),
-            "reconstruct": (N, *model.image_shape),
+            "reconstruct": (N, *nudged.image_shape),
         }.items():
             if name not in can:
-                assert not hasattr(model, name)
+                assert not hasattr(nudged, name)
                 continue
             try:
-                out = getattr(model, name)(x)
+                out = getattr(nudged, name)(x)
             except ValueError as why:  # not in this configuration
                 reason, out = str(why), None
             if out is None:
@@ -316,14 +343,13 @@ def test_what_it_says_it_can_do_it_can_do_or_says_why_not(model):
             assert torch.isfinite(out).all()
 
 
-def test_its_codes_are_parts_of_its_latent_that_it_reads_in_its_images(model):
-    if "codes" not in capabilities(model):
-        assert "code_log_likelihood" not in capabilities(model)
+def test_its_codes_are_parts_of_its_latent_that_it_reads_in_its_images(nudged):
+    if "codes" not in capabilities(nudged):
+        assert "code_log_likelihood" not in capabilities(nudged)
         return
-    nudge(model)
-    z = model.sample_latent(N, torch.Generator().manual_seed(0))
+    z = nudged.sample_latent(N, torch.Generator().manual_seed(0))
     seen = set()
-    for code in model.codes():
+    for code in nudged.codes():
         columns = set(range(z.shape[1])[code.columns])
         assert len(columns) == max(code.values, 1)
         assert not columns & seen
@@ -331,10 +357,10 @@ def test_its_codes_are_parts_of_its_latent_that_it_reads_in_its_images(model):
         part = z[:, code.columns]
         assert torch.equal(part.sum(1), torch.ones(N)) if code.values else float(part.abs().max()) <= 1
     with torch.inference_mode():
-        log_q = model.code_log_likelihood(model.generate(z, classes(model)), z)
-    assert log_q.shape == (N, len(model.codes()))
+        log_q = nudged.code_log_likelihood(nudged.generate(z, classes(nudged)), z)
+    assert log_q.shape == (N, len(nudged.codes()))
     assert torch.isfinite(log_q).all()
-    assert all(code.values == 0 or float(q.max()) <= 0 for code, q in zip(model.codes(), log_q.T, strict=True))
+    assert all(code.values == 0 or float(q.max()) <= 0 for code, q in zip(nudged.codes(), log_q.T, strict=True))
 
 
 # --- The file ---
