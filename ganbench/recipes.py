@@ -72,6 +72,7 @@ class TrainSpec:
     recipe can be models of different classes.
     batch_size, steps: images a batch, and updates of G.
     ema_decay: decay of the averaged weights; 0 evaluates the last weights instead.
+    ema_start: steps until averaging begins; before, the average is the weights themselves.
     labels: number of labelled images, drawn by the seed, as many of each class or one more of some classes; 0: all
     images have their label.
     unlabelled_batch_size: with `labels`, a batch is `batch_size` labelled images and this many of all.
@@ -84,6 +85,7 @@ class TrainSpec:
     batch_size: int
     steps: int
     ema_decay: float = 0.0
+    ema_start: int = 0
     labels: int = 0
     unlabelled_batch_size: int = 0
     precision: str = "float32"
@@ -105,10 +107,13 @@ class WatchSpec:
     'go on' only says so.
     metric: measured every `every` steps on `num` samples against the training images. The checkpoint of its best value
     is kept beside the last one.
+    limits: the largest healthy value of losses and of other logged values, by name. A value that stays above it for ten
+    logged steps in a row is trouble.
     """
 
     grid_every: int = 0
     on_trouble: str = "stop"
+    limits: dict[str, float] = field(default_factory=dict)
     metric: str = ""
     every: int = 0
     num: int = 2000
@@ -164,6 +169,7 @@ class Budget:
     unlabelled_batch_size: int | None = None
     labels: int | None = None
     ema_decay: float | None = None
+    ema_start: int | None = None
     num: int | None = None
     metrics: list[str] | None = None
     data: str | None = None
@@ -207,7 +213,7 @@ class Recipe:
         def changed(spec: Any, *keys: str) -> Any:
             return dataclasses.replace(spec, **{k: v for k in keys if (v := getattr(b, k)) is not None})
 
-        train = changed(self.train, "steps", "batch_size", "unlabelled_batch_size", "labels", "ema_decay")
+        train = changed(self.train, "steps", "batch_size", "unlabelled_batch_size", "labels", "ema_decay", "ema_start")
         model = dataclasses.replace(self.model, args={**self.model.args, **b.args})
         watch = dataclasses.replace(self.watch, metric="", every=0) if budget == "smoke" else self.watch
         evaluate = changed(self.evaluate, "num", "metrics")
@@ -485,6 +491,7 @@ def _check(recipe: Recipe, where: str) -> None:
         ("'version'", recipe.version, 0),
         ("train, 'labels'", recipe.train.labels, 0),
         ("train, 'unlabelled_batch_size'", recipe.train.unlabelled_batch_size, 0),
+        ("train, 'ema_start'", recipe.train.ema_start, 0),
         ("watch, 'grid_every'", recipe.watch.grid_every, 0),
         ("watch, 'every'", recipe.watch.every, 0),
         ("watch, 'num'", recipe.watch.num, 2),
@@ -493,10 +500,15 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}, {key} must be at least {least}, not {number}.")
     if bool(recipe.watch.metric) != (recipe.watch.every > 0):
         raise UserError(f"{where}, watch: 'metric' and 'every' go together.")
+    for name, most in recipe.watch.limits.items():
+        if isinstance(most, bool) or not isinstance(most, int | float):
+            raise UserError(f"{where}, watch, 'limits', '{name}' must be a number, not {most!r}.")
     if (recipe.train.labels > 0) != (recipe.train.unlabelled_batch_size > 0):
         raise UserError(f"{where}, train: 'labels' and 'unlabelled_batch_size' go together, both at least 1.")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{where}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
+    if recipe.train.ema_start and not recipe.train.ema_decay:
+        raise UserError(f"{where}, train: 'ema_start' goes with 'ema_decay'.")
     for i, r in enumerate(recipe.reported):
         if r.runs < 0 or (r.runs and r.std is None):
             raise UserError(f"{where}, 'reported'[{i}]: 'runs' is at least 1, and goes with 'std'.")

@@ -181,7 +181,8 @@ def orthogonal_start(net: nn.Module) -> None:
     Saxe, McClelland, Ganguli, "Exact Solutions to the Nonlinear Dynamics of Learning", 2014; Brock et al., 2019.
     """
     for layer in weighted_layers(net):
-        nn.init.orthogonal_(layer.weight)
+        if not layer.weight.is_meta:  # without values; a decomposition of none is slow
+            nn.init.orthogonal_(layer.weight)
         zero_bias(layer)
 
 
@@ -299,8 +300,18 @@ def spectral_norm(net: nn.Module, eps: float = 1e-12, but: Iterable[nn.Module] =
     spared = set(but)
     for layer in weighted_layers(net):
         if layer not in spared:
-            parametrizations.spectral_norm(layer, n_power_iterations=1, eps=eps)
+            outputs = int(isinstance(layer, nn.ConvTranspose2d))  # the dimension that counts outputs
+            norm = _SpectralNorm(layer.weight, n_power_iterations=1, dim=outputs, eps=eps)
+            parametrize.register_parametrization(layer, "weight", norm)
     return net
+
+
+class _SpectralNorm(parametrizations._SpectralNorm):
+    """torch's spectral norm. Weights without values (on the meta device) take no power iteration, which is slow."""
+
+    def _power_method(self, weight_mat: Tensor, n_power_iterations: int) -> None:
+        if not weight_mat.is_meta:
+            super()._power_method(weight_mat, n_power_iterations)
 
 
 @torch.no_grad()

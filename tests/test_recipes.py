@@ -401,6 +401,13 @@ def test_a_budget_that_a_recipe_does_not_have_is_named_with_what_to_do(recipe):
         recipe.at("short")
 
 
+def test_a_limit_is_a_number(place):
+    path = write_recipe(place)
+    path.write_text(f"{path.read_text()}\n[watch]\nlimits = {{ d_loss = 3, sigma = 'high' }}\n")
+    with pytest.raises(UserError, match=r"watch, 'limits', 'sigma' must be a number, not 'high'"):
+        recipes.read(path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -410,6 +417,8 @@ def test_a_budget_that_a_recipe_does_not_have_is_named_with_what_to_do(recipe):
         ("[budget.short]\nsteps = 0", "budget 'short', train, 'steps' must be at least 1"),
         ("[budget.short]\nsteps = 3\nnum = 0", "budget 'short', evaluate, 'num' must be at least 1"),
         ("[budget.short]\nsteps = 3\nmetrics = []", "budget 'short', evaluate, 'metrics' must name at least one"),
+        ("[budget.short]\nsteps = 3\nema_decay = 0\nema_start = 2", "'ema_start' goes with 'ema_decay'"),
+        ("[budget.short]\nsteps = 3\nema_start = -2", "'ema_start' must be at least 0"),
         ("[budget.short]\nsteps = 3\nema_decay = 1", r"budget 'short', train, 'ema_decay' must be in \[0, 1\)"),
         ("[budget.short]\nsteps = 3\nlabels = 10", "budget 'short', train: 'labels' and 'unlabelled_batch_size'"),
         ("budget = 3", "'budget' must be of type dict"),

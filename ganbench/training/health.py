@@ -1,5 +1,7 @@
 """Rules that notice trouble while a run trains: losses explode, the generator collapses, the discriminator has won.
 
+A recipe can add limits to what its model logs (`[watch] limits`).
+
 The rules read the log and a few samples on a fixed latent. They draw nothing from the training's random numbers, so
 that watching a run does not change it. Their state is saved, so that a resumed run reports the same at the same steps.
 They are coarse on purpose: they must not end a healthy run.
@@ -34,13 +36,14 @@ class Health:
     """The rules and what they remember. Call `update_of_g` after each step of G's optimiser.
 
     data: the training set, with which samples are compared. game: names of the losses of D and G that show whether D
-    has won (`GAN.game`); None if none do.
+    has won (`GAN.game`); None if none do. limits: the largest healthy value of logged values, by name.
     """
 
-    def __init__(self, data: Dataset, game: tuple[str, str] | None):
+    def __init__(self, data: Dataset, game: tuple[str, str] | None, limits: Mapping[str, float] | None = None):
         self.real, self.size = data.images[_pairs_of_a_class(data.labels, len(data))], 0
         self.real_spread, self.real_alike = _spread(self.real), _alike(self.real)
-        self.game = game
+        self.game, self.limits = game, dict(limits or {})
+        self.above: dict[str, int] = {}  # logged steps in a row above the limit
         self.updates, self.won, self.collapsed = 0, 0, 0
         self.losses: dict[str, list[float]] = {}
 
@@ -50,12 +53,14 @@ class Health:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run has to know."""
-        return {"updates": self.updates, "won": self.won, "collapsed": self.collapsed, "losses": self.losses}
+        return {"updates": self.updates, "won": self.won, "collapsed": self.collapsed, "losses": self.losses,
+                "above": self.above}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self.updates, self.won, self.collapsed = state["updates"], state["won"], state["collapsed"]
         self.losses = {name: list(values) for name, values in state["losses"].items()}
+        self.above = dict(state.get("above", {}))  # a state of an earlier version has none
 
     def look_at_losses(self, losses: Mapping[str, float]) -> str | None:
         """Return what is wrong with the losses of a logged step, in words, or None."""
@@ -71,6 +76,11 @@ class Health:
             self.won = self.won + 1 if self.updates > GRACE and abs(d_loss) < WON_D and g_loss > WON_G else 0
             if self.won >= WON_LINES:
                 trouble = f"the discriminator has won ({d} {d_loss:.3g}, {g} {g_loss:.3g}): G learns nothing any more"
+        for name, most in self.limits.items():
+            above = self.updates > GRACE and losses.get(name, -math.inf) > most
+            self.above[name] = self.above.get(name, 0) + 1 if above else 0
+            if self.above[name] >= WON_LINES:
+                trouble = f"{name} stays above its limit ({losses[name]:.3g}, more than {most:g})"
         return trouble
 
     def look_at_samples(self, gan: GAN, size: int = 0) -> str | None:

@@ -131,7 +131,7 @@ class _Run:
         self.average = copy.deepcopy(self.gan).requires_grad_(False) if recipe.train.ema_decay else None
         self.optimizers = self.gan.optimizers()
         self.spans = spans(gan, recipe.train.batch_size)
-        self.health = Health(data, gan.game)
+        self.health = Health(data, gan.game, recipe.watch.limits)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 if "fused" in group:  # one kernel for all parameters: the same formula, a tenth of the time
@@ -234,7 +234,7 @@ class _Run:
             losses = self.gan.training_step(batch, self.optimizers)
         if self.average is not None:
             decay = train.ema_decay if span.ema_decay is None else span.ema_decay
-            _update_average(self.average, self.gan, decay)
+            _update_average(self.average, self.gan, decay if batch.step >= train.ema_start else 0.0)
         self.step = batch.step + 1
         return losses
 
@@ -397,6 +397,13 @@ def require_fit(gan: GAN, recipe: Recipe, data: Dataset) -> None:
             f"{whose}: the model makes images of {gan.image_shape} (C, H, W) but '{data.name}' has "
             f"{tuple(data.images.shape[1:])}. Give data of that size, or another recipe."
         )
+    for name in recipe.watch.limits:
+        if name not in gan.logged and not name.endswith("_loss"):
+            known = ", ".join(gan.logged) or "none besides"
+            raise UserError(
+                f"{whose}: [watch] limits names '{name}', which the model does not log: name a loss, or one of its other "
+                f"logged values ({known})."
+            )
     classes = gan.num_classes or gan.classes
     if classes:
         if data.labels is None:

@@ -86,6 +86,23 @@ def test_losses_near_zero_of_a_critic_are_no_victory(watched):
         assert watched.look_at_losses({"reconstruction_loss": 0.001}) is None
 
 
+def test_a_logged_value_above_its_limit_for_ten_logged_steps_in_a_row_is_trouble(data):
+    rules, high, low = Health(data, None, {"sigma": 50.0}), {"sigma": 51.0, "d_loss": 99.0}, {"sigma": 49.0}
+    for _ in range(30):  # too early
+        assert rules.look_at_losses(high) is None
+    rules.updates = 2000
+    for _ in range(9):
+        assert rules.look_at_losses(high) is None
+    assert rules.look_at_losses(low) is None
+    for _ in range(9):
+        assert rules.look_at_losses(high) is None
+    resumed = Health(data, None, {"sigma": 50.0})
+    resumed.restore(json.loads(json.dumps(rules.state())))
+    for health in (rules, resumed):
+        assert health.look_at_losses(high) == "sigma stays above its limit (51, more than 50)"
+        assert health.look_at_losses({"d_loss": 99.0}) is None
+
+
 def test_nothing_is_said_of_the_game_before_g_has_learnt_anything(data):
     rules = Health(data, GAN.game)
     for _ in range(30):

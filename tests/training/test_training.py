@@ -317,24 +317,30 @@ def test_a_folder_is_free_again_after_a_run_and_after_a_failure(recipe, data, pl
         pass
 
 
+def test_a_limit_for_something_that_is_not_logged_is_refused(recipe, data):
+    with pytest.raises(UserError, match=r"limits names 'sigma', which the model does not log"):
+        loop.new_model(replace(recipe, watch=replace(recipe.watch, limits={"d_loss": 9.0, "sigma": 1.0})), data)
+
+
 # --- Averages ---
 
 
-def test_the_checkpoint_holds_the_average_of_the_weights(recipe, data, place):
+@pytest.mark.parametrize("begins", [0, 2])
+def test_the_checkpoint_holds_the_average_of_the_weights(recipe, data, place, begins):
     plain = replace(recipe, train=replace(recipe.train, ema_decay=0.0))
     weights = []
     for steps in (1, 2, 3):  # the weights after each step, by the plain recipe
         train(replace(plain, train=replace(plain.train, steps=steps)), data, place / f"plain{steps}", 0, CPU)
         weights.append(load_file(place / f"plain{steps}" / CHECKPOINT))
-    averaged = replace(recipe, train=replace(recipe.train, ema_decay=0.75, steps=3))
+    averaged = replace(recipe, train=replace(recipe.train, ema_decay=0.75, ema_start=begins, steps=3))
     train(averaged, data, place / "ema", 0, CPU)
     torch.manual_seed(0)
     start = loop.new_model(recipe, data).state_dict()
     buffers = {name for name, _ in tiny_dcgan().named_buffers()}
     for name, value in load_file(place / "ema" / CHECKPOINT).items():
         expected = start[name]
-        for w in weights:
-            expected = w[name] if name in buffers else 0.75 * expected + 0.25 * w[name]
+        for step, w in enumerate(weights):
+            expected = w[name] if name in buffers or step < begins else 0.75 * expected + 0.25 * w[name]
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
     assert not same(place / "ema" / CHECKPOINT, place / "plain3" / CHECKPOINT)
 
