@@ -1,9 +1,13 @@
 """What tests call by name: processes of their own, files to read, a tiny model, a tiny recipe."""
 
 import hashlib
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,78 @@ def process(*args: object, cwd: Path, **env: str) -> Outcome:
         timeout=300,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+# What a command that trains and measures imports, which takes seconds of the processor.
+PRELOADED = [
+    "ganbench.cli", "ganbench.reproduction.run", "ganbench.training.loop", "reference_models.dcgan", "torch._dynamo",
+    "sklearn.datasets", "scipy.linalg", "pandas",
+]
+
+
+def fork_server() -> Any:
+    """A multiprocessing context: its server imports torch once, and forks a clean process for each start."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    return server
+
+
+class Forked:
+    """What `process` runs, begun in a fork that has imported torch and ganbench: `Forked("run.py", cwd=place)`.
+
+    For tests of what several processes do, or of one that is killed; `process` is for tests of the start itself.
+    """
+
+    def __init__(self, *args: object, cwd: Path, **env: str):
+        self.streams = tempfile.TemporaryDirectory()
+        self.files = [Path(self.streams.name, name) for name in ("out", "err")]
+        environment = {**os.environ, **env}
+        self.process = fork_server().Process(
+            target=_in_a_fork, args=([*map(str, args)], str(cwd), environment, self.files)
+        )
+        self.process.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def wait(self, seconds: float = 300) -> Outcome:
+        """Exit code and output. A process that has not ended after so many seconds is killed, and fails the test."""
+        self.process.join(seconds)
+        late = self.process.exitcode is None
+        if late:
+            self.process.kill()
+            self.process.join()
+        out, err = (file.read_text() if file.exists() else "" for file in self.files)
+        self.streams.cleanup()
+        assert not late, f"not ended after {seconds} seconds: {err}"
+        return Outcome(self.process.exitcode, out, err)
+
+
+def _in_a_fork(args: list[str], cwd: str, environment: dict[str, str], files: list[Path]) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(files, 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    torch.set_num_threads(1)
+    sys.path.insert(0, cwd)
+    if args[0] == "-m":
+        sys.argv = args[1:]
+        runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = args
+        runpy.run_path(args[0], run_name="__main__")
+
+
+def two_forked(*args: object, cwd: Path, **env: str) -> list[Forked]:
+    """The two processes that torchrun would start, without torchrun: one of them may be stopped."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", **env}
+    return [Forked(*args, cwd=cwd, **env, RANK=rank) for rank in "01"]
 
 
 def everything_below(folder: Path) -> dict[str, str]:

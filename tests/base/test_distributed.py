@@ -1,22 +1,19 @@
-"""Several processes under torchrun give the same values as one process; one process alone exchanges nothing."""
+"""Several processes, with torchrun or without, give the values of one process; one process alone exchanges nothing."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ROOT, process, write_recipe
+from support import ROOT, Forked, Outcome, process, two_forked, write_recipe
 
 from ganbench.base import distributed
 
-EVALUATE = ["-m", "ganbench", "evaluate", "--images", "images.npz", "--reference", "digits:train", "--quiet", "--json",
+EVALUATE = ["evaluate", "--images", "images.npz", "--reference", "digits:train", "--quiet", "--json",
             "--metrics", "fd_pixels,kd_pixels,precision_pixels,ms_ssim_all", "--batch-size", "16"]
 
 
@@ -26,12 +23,12 @@ def images(place):
     np.savez(place / "images.npz", arr_0=rng.integers(0, 256, (101, 8, 8, 1), dtype=np.uint8))
 
 
-def test_two_processes_give_the_same_values_as_one(place, images):
-    one = process(*EVALUATE, "--no-cache", cwd=place)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = process(*launch, *EVALUATE, "--no-cache", cwd=place, OMP_NUM_THREADS="1")
-    assert (one.code, two.code) == (0, 0), two.err
-    alone, together = json.loads(one.out), json.loads(two.out)
+def test_two_processes_give_the_same_values_as_one(ganbench, place, images):
+    pair = two_forked("-m", "ganbench", *EVALUATE, "--no-cache", cwd=place)
+    one, (first, second) = ganbench(*EVALUATE, "--no-cache"), [process.wait() for process in pair]
+    assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
+    assert second.out == ""
+    alone, together = json.loads(one.out), json.loads(first.out)
     for kind in ("measurements", "real"):
         assert len(alone[kind]) == len(together[kind]) > 0
         for a, b in zip(alone[kind], together[kind], strict=True):
@@ -90,35 +87,20 @@ def test_a_failure_is_said_once_with_the_rank_that_has_it_and_ends_the_report_of
     assert ("in fail" in done.err) == (how == "fault")  # the stack of calls of a fault, and of nothing else
 
 
-def two(place, how, **env):
-    """The two processes without torchrun: one of them may be stopped."""
-    (place / "run.py").write_text(COMMAND)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", **env}
-    return [
-        subprocess.Popen(
-            [sys.executable, "run.py", how], cwd=place, env={**env, "RANK": rank}, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in "01"
-    ]
-
-
 def test_a_stopped_process_is_named_after_the_timeout_and_a_busy_one_is_waited_for(place):
-    first, second = two(place, "stopped", GANBENCH_TIMEOUT="2")
+    (place / "run.py").write_text(COMMAND)
+    first, second = two_forked("run.py", "stopped", cwd=place, GANBENCH_TIMEOUT="2")
     try:
-        out, err = first.communicate(timeout=60)
+        done = first.wait(60)
     finally:
         second.kill()
-        second.communicate()
-    assert (first.returncode, out) == (2, "")
-    assert err.startswith("ganbench: error: rank 1 has been silent for ")
-    assert "GANBENCH_TIMEOUT" in err
-    assert err.count("\n") == 1
-    both = two(place, "slow", GANBENCH_TIMEOUT="1")  # the second waits for three seconds
-    assert [p.communicate(timeout=60) for p in both] == [("fine\n", "")] * 2
+        second.wait()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("ganbench: error: rank 1 has been silent for ")
+    assert "GANBENCH_TIMEOUT" in done.err
+    assert done.err.count("\n") == 1
+    both = two_forked("run.py", "slow", cwd=place, GANBENCH_TIMEOUT="1")  # the second waits for three seconds
+    assert [p.wait(60) for p in both] == [Outcome(0, "fine\n", "")] * 2
 
 
 @pytest.mark.parametrize(
@@ -151,13 +133,13 @@ def test_an_environment_that_leads_to_no_other_process_is_one_line_within_second
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("form", [["-m", "--", "ganbench"], ["--", "command.py"]])
-def test_torchrun_leaves_options_that_it_has_too_to_the_command(place, images, form):
+@pytest.mark.parametrize(("form", "processes"), [(["-m", "--", "ganbench"], "2"), (["--", "command.py"], "1")])
+def test_torchrun_leaves_options_that_it_has_too_to_the_command(place, images, form, processes):
     """`torchrun -m ganbench evaluate --num 20` is ambiguous to torchrun, which has --numa-binding."""
     (place / "command.py").write_text("from ganbench.cli import main\nmain(prog_name='ganbench')\n")
     done = process(
-        *LAUNCH, *form, "evaluate", "--images", "images.npz", "--metrics", "ms_ssim_all", "--num", "20", "--json",
-        cwd=place, OMP_NUM_THREADS="1",
+        *LAUNCH[:-1], processes, *form, "evaluate", "--images", "images.npz", "--metrics", "ms_ssim_all", "--num", "20",
+        "--json", cwd=place, OMP_NUM_THREADS="1",
     )
     assert done.code == 0, done.err
     assert json.loads(done.out)["measurements"][0]["n_fake"] == 20
@@ -198,9 +180,9 @@ def trained(place):
     write_recipe(place, {"steps = 6": "steps = 20", "batch_size = 16": "batch_size = 32"})
 
     def run(out, processes, batch_norm="global"):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-        done = process(*launch, "run.py", out, batch_norm, cwd=place, OMP_NUM_THREADS="1")
-        assert done.code == 0, done.err
+        start = two_forked if processes == 2 else lambda *args, cwd: [Forked(*args, cwd=cwd)]
+        for done in [p.wait() for p in start("run.py", out, batch_norm, cwd=place)]:
+            assert done.code == 0, done.err
         log = [json.loads(line) for line in (place / out / "log.jsonl").read_text().splitlines()]
         return log, load_file(place / out / "checkpoint.safetensors")
 
@@ -247,9 +229,8 @@ for (name, p), q in zip(whole.state_dict().items(), part.state_dict().values()):
 torch.testing.assert_close(part.eval()(x), whole.eval()(x), rtol=1e-6, atol=1e-7)
 distributed.stop()
 """)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = process(*launch, "moments.py", cwd=place, OMP_NUM_THREADS="1")
-    assert done.code == 0, done.err
+    for done in [p.wait() for p in two_forked("moments.py", cwd=place)]:
+        assert done.code == 0, done.err
 
 
 def test_latents_are_the_rows_that_one_process_would_have_drawn():
@@ -263,14 +244,12 @@ def test_latents_are_the_rows_that_one_process_would_have_drawn():
     )
 
 
-def test_reproduce_under_torchrun_writes_one_result_and_prints_it_once(place):
-    path = write_recipe(place)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    args = ["-m", "ganbench", "reproduce", path, "--device", "cpu", "--quiet"]
-    one = process(*args, "--out", "one", cwd=place)
-    two = process(*launch, *args, "--out", "two", cwd=place, OMP_NUM_THREADS="1")
-    assert (one.code, two.code) == (0, 0), two.err
-    assert two.out.count("fd_pixels") == 1
+def test_reproduce_in_two_processes_writes_one_result_and_prints_it_once(ganbench, place):
+    args = ["reproduce", write_recipe(place), "--device", "cpu", "--quiet"]
+    pair = two_forked("-m", "ganbench", *args, "--out", "two", cwd=place)
+    one, (first, second) = ganbench(*args, "--out", "one"), [process.wait() for process in pair]
+    assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
+    assert (first.out.count("fd_pixels"), second.out) == (1, "")
     results = [json.loads((place / out / "runs/tiny/seed0/result.json").read_text()) for out in ("one", "two")]
     assert [r["training"]["processes"] for r in results] == [1, 2]
     values = [[m["value"] for m in r["measurements"]] for r in results]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from support import process, save_tiny, tiny_dcgan, write_png
+from support import Forked, save_tiny, tiny_dcgan, two_forked, write_png
 from torch import nn
 
 from ganbench import features
@@ -338,9 +338,9 @@ def test_processes_share_the_batches_and_all_have_the_images_of_one_process(plac
     save_tiny(place / "tiny.safetensors")
     script(Noisy(), "g.pt")
     (place / "together.py").write_text(TOGETHER)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    one, two = process("together.py", cwd=place), process(*launch, "together.py", cwd=place, OMP_NUM_THREADS="1")
-    assert (one.code, two.code) == (0, 0), one.err + two.err
+    for process in [Forked("together.py", cwd=place), *two_forked("together.py", cwd=place)]:
+        done = process.wait()
+        assert done.code == 0, done.err
     alone, *both = (torch.load(f"{name}.tensors") for name in ("1-0", "2-0", "2-1"))
     assert [both[0]["calls 1100"], both[1]["calls 1100"]] == [[500], [500, 100]]
     assert [both[0]["calls 5"], both[1]["calls 5"]] == [[], [5]]

@@ -1,7 +1,6 @@
 """A run that is killed with -9 at random moments, twenty times, ends as one that was not."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -9,14 +8,9 @@ import signal
 import threading
 
 import torch
-from support import write_recipe
+from support import fork_server, write_recipe
 
 from ganbench.training.run_folder import CHECKPOINT, LOG, STATE
-
-PRELOADED = [
-    "ganbench.cli", "ganbench.reproduction.run", "ganbench.training.loop", "reference_models.dcgan", "torch._dynamo",
-    "sklearn.datasets", "scipy.linalg", "pandas",
-]
 
 
 def reproduce(place, out, patience):
@@ -40,8 +34,7 @@ def reproduce(place, out, patience):
 
 def test_twenty_kills_at_random_moments_change_no_bit(place):
     write_recipe(place, {"steps = 6": "steps = 600"})
-    server = multiprocessing.get_context("forkserver")  # imports torch once, and forks a clean process for each try
-    server.set_forkserver_preload(PRELOADED)
+    server = fork_server()
 
     def run(out, patience=None):
         process = server.Process(target=reproduce, args=(place, out, patience))

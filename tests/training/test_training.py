@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import TINY, process, tiny_dcgan, write_recipe
+from support import TINY, Forked, tiny_dcgan, write_recipe
 
 from ganbench import recipes
 from ganbench.base import registry
@@ -153,18 +153,28 @@ cli.main(["reproduce", "dcgan-digits", "--steps", "80", "--out", sys.argv[1], "-
 """
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(ganbench, place):
+DIGITS = ["reproduce", "dcgan-digits", "--steps", "80", "--device", "cpu"]
+WHOLE = []  # the run that nothing interrupted: made once, and compared with each that was
+
+
+@pytest.fixture
+def whole(ganbench, tmp_path_factory):
+    if not WHOLE:
+        out = tmp_path_factory.mktemp("whole")
+        WHOLE.append((ganbench(*DIGITS, "--out", out), out / "runs/dcgan-digits/seed0-steps=80"))
+    return WHOLE[0]
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(ganbench, place, whole):
     (place / "killed.py").write_text(KILLED)
-    assert process("killed.py", "killed", cwd=place).code == -signal.SIGKILL
+    assert Forked("killed.py", "killed", cwd=place).wait().code == -signal.SIGKILL
     run = place / "killed/runs/dcgan-digits/seed0-steps=80"
     assert 0 < torch.load(run / STATE, weights_only=True)["step"] <= 40
     assert log_of(run)[-1]["step"] == 40
     assert not (run / "result.json").exists()
 
-    args = "reproduce", "dcgan-digits", "--steps", "80", "--device", "cpu"
-    whole, resumed = (ganbench(*args, "--out", out) for out in ("whole", "killed"))
+    (whole, other), resumed = whole, ganbench(*DIGITS, "--out", "killed")
     assert (whole.code, resumed.code) == (0, 0)
-    other = place / "whole/runs/dcgan-digits/seed0-steps=80"
     assert same(run / CHECKPOINT, other / CHECKPOINT)
     assert log_of(run) == log_of(other)
     assert whole.out == resumed.out
@@ -181,17 +191,15 @@ STOPPED = KILLED.replace("signal.SIGKILL", "getattr(signal, sys.argv[2])").repla
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_run_that_is_asked_to_stop_saves_where_it_is_and_goes_on_from_there(ganbench, place, name, code):
+def test_a_run_that_is_asked_to_stop_saves_where_it_is_and_goes_on_from_there(ganbench, place, whole, name, code):
     (place / "stopped.py").write_text(STOPPED)
-    done = process("stopped.py", "stopped", name, cwd=place)
+    done = Forked("stopped.py", "stopped", name, cwd=place).wait()
     assert (done.code, done.out) == (code, "")
     assert done.err == "ganbench: interrupted at step 41, which is saved; the same command goes on from there\n"
     run = place / "stopped/runs/dcgan-digits/seed0-steps=80"
     assert torch.load(run / STATE, weights_only=True)["step"] == 41
 
-    args = "reproduce", "dcgan-digits", "--steps", "80", "--device", "cpu"
-    whole, resumed = (ganbench(*args, "--out", out) for out in ("whole", "stopped"))
-    other = place / "whole/runs/dcgan-digits/seed0-steps=80"
+    (whole, other), resumed = whole, ganbench(*DIGITS, "--out", "stopped")
     assert same(run / CHECKPOINT, other / CHECKPOINT)
     assert log_of(run) == log_of(other)
     assert whole.out == resumed.out
