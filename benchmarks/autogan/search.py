@@ -1,7 +1,7 @@
 """Search for a generator as AutoGAN does, and write what was found as recipes.
 
-    python -m benchmarks.autogan.search OUT --budget short --data folder:cifar10-jpeg --extractor mnist-cnn
-    python -m benchmarks.autogan.search OUT-random --budget short ... --random     # its baseline: a random search
+    python -m benchmarks.autogan.search OUT --data folder:cifar10-jpeg:train --extractor efficientnet-lite0
+    python -m benchmarks.autogan.search OUT-random ... --random     # its baseline: a random search
     ganbench reproduce OUT/autogan-search-s0-top1.toml                             # train the best one from scratch
 
 Gong, Chang, Jiang, Wang 2019, arXiv:1908.03835. An iteration trains the shared weights of all architectures, one of
