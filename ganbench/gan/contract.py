@@ -81,9 +81,10 @@ from torch.optim import Optimizer
 #   code_log_likelihood(x, z)  -> float N x codes, log Q(c | x) of each code c in z for x = G(z), in nats
 #   pyramid(x)                 -> list of float N x C x s x s, x at each level, coarsest first, in the model's own unit
 #   sample_level(k, x, generator) -> float N x C x s x s, samples of level k given the true level k - 1 of x
+#   inversion_loss(x)          -> function of N images G(z) to float N: how far each is from x, to be lowered over z
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
-    "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level",
+    "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level", "inversion_loss",
 )
 
 
