@@ -33,7 +33,7 @@ from torch.optim import Adam
 from benchmarks.autogan import controller
 from benchmarks.autogan.controller import EMPTY, Arch, Baseline, Beam, Controller, Draw, ResetRule, Uniform
 from ganbench import features
-from ganbench.base import registry
+from ganbench.base import registry, weight_files
 from ganbench.base.device import choose_device
 from ganbench.base.errors import UserError
 from ganbench.base.files import write_text
@@ -325,14 +325,14 @@ class Search:
     def restore(self) -> None:
         """Go on from the saved state. Raises UserError if it is damaged or another search's."""
         remedy = "give --fresh to begin again, or another folder"
+        weight_files.require_whole_archive(self.place.state, str(self.place.state), remedy)
         try:
             saved = torch.load(self.place.state, map_location="cpu", weights_only=True)
-            identity = saved["identity"]
+            ours, its = json.loads(self.identity), json.loads(saved["identity"])
+            other = ", ".join(sorted(key for key in ours if its.get(key) != ours[key]))
         except Exception as error:
             raise UserError(f"{self.place.state} cannot be read ({type(error).__name__}): {remedy}.") from error
-        if identity != self.identity:
-            ours, its = json.loads(self.identity), json.loads(identity)
-            other = ", ".join(sorted(key for key in ours if its.get(key) != ours[key]))
+        if other:
             raise UserError(f"{self.place.state} is the state of another search (other {other}): {remedy}.")
         try:
             self.iteration, self.stage, self.d_steps = saved["iteration"], saved["stage"], saved["d_steps"]
@@ -340,10 +340,10 @@ class Search:
             for part in ("G", "D", "opt_g", "opt_d", *(("policy", "opt_c") if not self.q.random else ())):
                 getattr(self, part).load_state_dict(saved[part])
             self.beam, self.found = Beam(*saved["beam"]), saved["found"] and Beam(*saved["found"])
-            self.scored, self.lines = [tuple(s) for s in saved["scored"]], saved["lines"]
+            self.scored, self.lines = [(tuple(arch), score) for arch, score in saved["scored"]], list(saved["lines"])
             self.rule.g.extend(saved["g_window"])
             self.rule.d.extend(saved["d_window"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.place.state} is damaged ({type(error).__name__}): {remedy}.") from error
 
 
