@@ -26,6 +26,7 @@ from ganbench.base import registry
 from ganbench.gan import Batch, capabilities
 
 N, STEPS = 6, 20
+LARGEST = 32  # pixels of a stage of a growing model
 
 
 def configurations():
@@ -48,11 +49,18 @@ def digest(*tensors):
 
 
 def batch(model, step, generator):
-    x = torch.rand(2 * N, *model.image_shape, generator=generator) * 2 - 1
+    channels = (shape := model.image_shape)[0]
+    stages, shown = model.stages(2 * N), 0
+    if stages:  # of a model that grows: one after the other, as long as the images are small
+        small = [stage for stage in stages if stage.image_size <= LARGEST]
+        at = step % len(small)
+        shown = sum(stage.images for stage in small[:at]) + small[at].images // 2
+        shape = (channels, small[at].image_size, small[at].image_size)
+    x = torch.rand(2 * N, *shape, generator=generator) * 2 - 1
     u = torch.rand(4 * N, *model.image_shape, generator=generator) * 2 - 1
     labels = model.num_classes or model.classes
     y = torch.randint(labels, (2 * N,), generator=generator) if labels else None
-    return Batch(x, y, step, u)
+    return Batch(x, y, step, u, shown)
 
 
 def measure(name, args):

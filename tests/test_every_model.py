@@ -87,8 +87,13 @@ def first_step(start):
 def two_steps(start):
     """A model after two training steps, and their losses."""
     model = copied(start).train()
+    return model, stepped(model)
+
+
+def stepped(model):
+    """The losses of two steps; those of a model that grows are of its last stage, after a step in each earlier one."""
     optimizers = model.optimizers()
-    return model, [model.training_step(batch(model, step), optimizers) for step in range(2)]
+    return [model.training_step(data, optimizers) for data in (*earlier(model), batch(model, 0), batch(model, 1))]
 
 
 @pytest.fixture
@@ -111,7 +116,18 @@ def batch(model, step=0):
     u = x.flip(3).repeat(2, 1, 1, 1)  # semi-supervised models take some of these
     step += getattr(model, "pretrain_steps", 0)  # before which a part of the model may be trained alone
     labels = model.num_classes or getattr(model, "classes", 0)  # which training may see where samples take none
-    return Batch(x, torch.arange(N) % labels if labels else None, step, u)
+    shown = sum(stage.images for stage in model.stages(N)[:-1])  # a model that grows is in its last stage
+    return Batch(x, torch.arange(N) % labels if labels else None, step, u, shown)
+
+
+def earlier(model):
+    """A batch in the middle of each stage before the last one, of the size that a growing model has there."""
+    shown = 0
+    for stage in model.stages(N)[:-1]:
+        data, middle = batch(model), shown + stage.images // 2
+        x = nn.functional.avg_pool2d(data.x, model.image_shape[1] // stage.image_size)
+        yield data._replace(x=x, shown=middle)
+        shown += stage.images
 
 
 def classes(model):
@@ -230,9 +246,7 @@ def test_a_training_step_makes_no_accelerator_wait(model, monkeypatch):
 
 
 def test_training_is_a_function_of_seed_and_data(start, two_steps):
-    model = copied(start).train()
-    optimizers = model.optimizers()
-    again = [model.training_step(batch(model, step), optimizers) for step in range(2)]
+    again = stepped(copied(start).train())
     assert all(torch.equal(a[k], b[k]) for a, b in zip(two_steps[1], again, strict=True) for k in a)
 
 

@@ -6,13 +6,14 @@ every ten seconds, with the rate and the time left.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ganbench.base.errors import printable
 
 LINE_EVERY_SECONDS = 10.0
+BAR_WITHOUT_TIME_LEFT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"  # of tqdm
 FIRST_LINE_SECONDS = 1.5  # so that a long silence is never the first thing that is seen
 
 
@@ -21,17 +22,23 @@ class Task:
 
     what: what is done, for the display. total: number of items. quiet: show nothing.
     The rate counts from the first report on. That report may hold the work of earlier sessions, in a resumed run.
+    changes: counts at which the work for an item changes. The rate then counts from the last of them on, and the time
+    left is that to the next one, because nothing is known of the items beyond it.
     """
 
-    def __init__(self, what: str, total: int, quiet: bool):
+    def __init__(self, what: str, total: int, quiet: bool, changes: Sequence[int] = ()):
         self.what, self.total, self.count, self.text = what, total, 0, ""
+        self.changes = [*(count for count in sorted(changes) if 0 < count < total), total]
         self.quiet, self.last_line = quiet, time.monotonic() - max(LINE_EVERY_SECONDS - FIRST_LINE_SECONDS, 0.0)
         self.first: tuple[float, int] | None = None  # time and count of the first report
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr)
+            form = None if self.changes == [total] else BAR_WITHOUT_TIME_LEFT
+            self.bar = tqdm(
+                total=total, desc=what, unit="", dynamic_ncols=True, leave=False, file=sys.stderr, bar_format=form
+            )
 
     def advance(self, n: int) -> None:
         """Add n items to the count."""
@@ -40,7 +47,10 @@ class Task:
     def at(self, count: int, text: str = "") -> None:
         """Set the number of items done, and a text about the state. An empty text keeps the last one."""
         now = time.monotonic()
+        passed = any(self.count < change <= count for change in self.changes[:-1])
         self.count, self.text = count, text or self.text
+        if passed and self.first is not None:
+            self.first = now, count
         if self.first is None:
             self.first = now, count
             if self.bar is not None:
@@ -60,7 +70,9 @@ class Task:
         done, words = self.count - before, [f"{self.what}: {self.count:,}/{self.total:,}"]
         if done > 0 and now > began:
             rate = done / (now - began)
-            words += [f"{rate:.1f}/s", f"{(self.total - self.count) / rate / 60:.1f} min left"]
+            end = next((change for change in self.changes if change > self.count), self.total)
+            beyond = "" if end == self.total else f" to {end:,}"
+            words += [f"{rate:.1f}/s", f"{(end - self.count) / rate / 60:.1f} min left{beyond}"]
         return "  ".join([*words, self.text]).rstrip()
 
 
@@ -76,9 +88,9 @@ class Reporter:
             print(printable(text), file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, what: str, total: int) -> Iterator[Task]:
-        """Yield a task of `total` items, and close its bar in the end."""
-        task = Task(what, total, self.quiet)
+    def task(self, what: str, total: int, changes: Sequence[int] = ()) -> Iterator[Task]:
+        """Yield a task of `total` items, and close its bar in the end. changes: see `Task`."""
+        task = Task(what, total, self.quiet, changes)
         try:
             yield task
         finally:

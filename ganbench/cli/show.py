@@ -77,7 +77,9 @@ def _recipe(of: Description) -> Entries:
     return [
         ("paper", [of["paper"]]),
         ("model", [f"{model['name']} ({arguments})" if arguments else model["name"], _networks(model)]),
-        ("training", [f"{train['steps']:,} steps of {images}" + (f"; {budgets}" if budgets else "")]),
+        ("training", [
+            f"{train['steps']:,} steps of {images}" + (f"; {budgets}" if budgets else ""), train["growing"],
+        ]),
         ("cost", [_cost(of["cost"])] if of["cost"] else []),
         ("data", [_here(each) for each in of["data"]]),
         ("weights", [_here(each) for each in of["extractors"]]),

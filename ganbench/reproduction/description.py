@@ -28,6 +28,7 @@ from ganbench.recipes import Group, Recipe
 from ganbench.reproduction import validation
 from ganbench.reproduction.run import DEFAULT_EXTRACTOR
 from ganbench.training import cost
+from ganbench.training.growth import growth_in_words
 
 KINDS = ("recipes", "groups", "models", "metrics", "extractors", "datasets")
 ABOUT_ERRORS = re.compile("standard error|uncertaint|standard deviation|spread", re.IGNORECASE)
@@ -133,8 +134,10 @@ def _recipe(name: str, device: torch.device | None) -> Description:
         "model": {**asdict(recipe.model), "parameters": needs.parameters, "networks": needs.networks},
         "training": {
             **asdict(train), "budgets": {budget: recipe.at(budget).train.steps for budget in recipe.budget},
+            "stages": [asdict(span) for span in needs.spans if len(needs.spans) > 1],
+            "growing": growth_in_words(needs.spans, train.steps) if needs.spans else "",
         },
-        "cost": None if device is None or faults else _cost(recipe, device),
+        "cost": None if device is None or faults else _cost(recipe, device, len(needs.spans) > 1),
         "evaluation": {"num": evaluate.num, "reference": evaluate.reference, "real": evaluate.real},
         "data": [_finding(doctor.dataset(each)) for each in needs.data],
         "extractors": [_finding(doctor.extractor(each)) for each in needs.extractors],
@@ -144,14 +147,15 @@ def _recipe(name: str, device: torch.device | None) -> Description:
     }
 
 
-def _cost(recipe: Recipe, device: torch.device) -> Description:
+def _cost(recipe: Recipe, device: torch.device, grows: bool) -> Description:
     """Hours of training on this machine: of the full run, and of each budget that leaves a step as it is."""
     found = cost.measure(recipe, device)
     hours = {}
     if found.step_seconds is not None:
         hours["full"] = recipe.train.steps * found.step_seconds / 3600
         for name, budget in recipe.budget.items():
-            if not {"batch_size", "unlabelled_batch_size", "data", "args"} & set(budget.changes()) and name != "smoke":
+            changed = {"batch_size", "unlabelled_batch_size", "data", "args"} & set(budget.changes())
+            if not changed and name != "smoke" and not grows:
                 hours[name] = budget.steps * found.step_seconds / 3600
     return {**asdict(found), "hours": hours, "device": describe_device(device)}
 

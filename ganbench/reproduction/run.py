@@ -33,6 +33,7 @@ from ganbench.recipes import SYNTHETIC, Recipe
 from ganbench.reporting import results
 from ganbench.reporting.results import Result
 from ganbench.training.loop import Trained, Watch, new_model, sample_grid, train
+from ganbench.training.growth import changes, recipe_spans
 from ganbench.training.run_folder import CHECKPOINT
 
 GRID = "samples.png"
@@ -99,7 +100,8 @@ def make_run(
     if not isinstance(inputs.data.images, torch.Tensor):
         new_model(recipe, inputs.data)  # a misfit is reported before a large set is decoded
     decoded = for_training(inputs.data, reporter.progress, reporter.say)
-    with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps) as task:
+    grows_at = changes(recipe_spans(recipe))
+    with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps, grows_at) as task:
         trained = train(
             recipe, decoded, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
             watch(recipe, inputs.watched, inputs.extractors, inputs.data, seed, device), board, rewrite,

@@ -28,6 +28,7 @@ from ganbench.gan import GAN, capabilities, checkpoint
 from ganbench.recipes import SYNTHETIC, Group, Recipe
 from ganbench.reproduction.run import DEFAULT_EXTRACTOR, watched_metric, with_synthetic_data
 from ganbench.training.loop import require_fit
+from ganbench.training.growth import Span, growth_in_words, spans
 
 
 class Fault(NamedTuple):
@@ -47,7 +48,8 @@ class Fault(NamedTuple):
 class Needs:
     """The needs of a full run of a recipe.
 
-    parameters: of all its networks. networks: parameters of each. data, extractors: their names.
+    parameters: of all its networks. networks: parameters of each. data, extractors: their names. spans: the stages of
+    its training.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class Needs:
     data: list[str] = field(default_factory=list)
     extractors: list[str] = field(default_factory=list)
 
+    spans: list[Span] = field(default_factory=list)
 
 @dataclass(frozen=True)
 class Report:
@@ -155,7 +158,8 @@ def check(recipe: Recipe, file: Path) -> tuple[list[str], Needs]:
     requests = measure.parse_metrics([*spec.evaluate.metrics, *watched_metric(spec)], DEFAULT_EXTRACTOR)
     specs = spec.train.data, spec.evaluate.reference, spec.evaluate.real
     data = list(dict.fromkeys(_data_name(text) for text in specs))
-    return lines, Needs(recipe, parameters(gan), networks(gan), data, needed_extractors(requests))
+    stages = spans(gan, recipe.train.batch_size)
+    return lines, Needs(recipe, parameters(gan), networks(gan), data, needed_extractors(requests), stages)
 
 
 def parameters(gan: GAN) -> int:
@@ -198,6 +202,12 @@ def _faults(recipe: Recipe) -> Iterator[Fault]:
         key = "name" if recipe.model.name not in registry.names("models") else "args"
         yield Fault("model", key, str(error).removeprefix(f"{recipe.name}: "))
     yield from _faults_of_data(recipe, gan)
+    try:
+        if gan is not None:
+            spans(gan, recipe.train.batch_size)
+    except UserError as error:
+        yield Fault("model", "name", str(error))
+        return
     yield from _faults_of_metrics(recipe, gan)
 
 
@@ -355,4 +365,6 @@ def _lines_of_recipe(need: Needs) -> list[str]:
         f"  model       {recipe.model.name}, {need.parameters:,} parameters",
         f"  training    {train.steps:,} steps of {images}" + (f"; {budgets}" if budgets else ""),
         f"  evaluation  {evaluate.num:,} images: {', '.join(evaluate.metrics)}",
+    grows = growth_in_words(need.spans, train.steps)
     ]
+        *([f"  growing     {grows}"] if grows else []),

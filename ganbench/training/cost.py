@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +21,9 @@ from ganbench.base import memory
 from ganbench.base.device import peak_memory
 from ganbench.base.errors import UserError, shortened
 from ganbench.data.datasets import Dataset
-from ganbench.gan import GAN, checkpoint
+from ganbench.gan import GAN
 from ganbench.recipes import Recipe, TrainSpec
+from ganbench.training.growth import Span, recipe_spans, without_weights
 from ganbench.training.loop import timed_steps
 
 STEPS = 5  # that are timed
@@ -38,7 +38,8 @@ COPIES = 5  # of the weights: gradients, two moments of Adam and an average
 class Cost:
     """The seconds of a training step, or None and the reason why they are unknown.
 
-    timed: number of whole steps that were timed; 0: estimated from a step on a part of the batch.
+    timed: number of whole steps that were timed; 0: estimated from a step on a part of the batch. For a model that
+    grows, the seconds are the mean over the recipe's steps, and `timed` is the smallest number of any size.
     """
 
     step_seconds: float | None
@@ -61,13 +62,28 @@ def measure(recipe: Recipe, device: torch.device) -> Cost:
 
 
 def _measure(recipe: Recipe, device: torch.device) -> Cost:
+    """Measure a step of each size that the recipe's model grows to, and weigh it with the steps that have that size."""
+    stages = recipe_spans(recipe)
+    ends = [min(span.stop or recipe.train.steps, recipe.train.steps) for span in stages]
+    costs: dict[tuple[int, int], Cost] = {}
+    total, counted = 0.0, 0
+    for span, end in zip(stages, ends, strict=True):
+        size = span.batch_size, span.image_size
+        if end <= span.first:
+            continue
+        if size not in costs:
+            costs[size] = _measure_stage(recipe, device, span)
+            if costs[size].step_seconds is None:
+                return costs[size]
+        total, counted = total + (end - span.first) * (costs[size].step_seconds or 0.0), counted + end - span.first
+    return Cost(total / counted, min(cost.timed for cost in costs.values()))
+
+
+def _measure_stage(recipe: Recipe, device: torch.device, span: Span) -> Cost:
+    """Measure the steps of one stage."""
+    recipe = replace(recipe, train=replace(recipe.train, batch_size=span.batch_size))
     on_cpu, train = device.type == "cpu", recipe.train
-    make = partial(checkpoint.make_model, recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
-    try:
-        with torch.device("meta"):
-            gan = make()
-    except UserError:  # a constructor may look at the weights that it draws
-        gan = make()
+    gan = without_weights(recipe)
     weights = sum(p.numel() * p.element_size() for p in gan.parameters())
     fixed = (COPIES + bool(train.ema_decay)) * weights
     data_size = math.prod(gan.image_shape) * _count(gan, train)
@@ -79,7 +95,8 @@ def _measure(recipe: Recipe, device: torch.device) -> Cost:
     if part is not None:
         before = _resident()
         try:
-            with closing(_timed(replace(recipe, train=part), data, device)) as steps:
+            less = replace(span, batch_size=part.batch_size)
+            with closing(_timed(replace(recipe, train=part), data, device, less)) as steps:
                 next(steps)  # the first step prepares kernels and memory
                 seconds = next(steps)
         except (UserError, ValueError, RuntimeError, AssertionError):  # a model whose batch has one size
@@ -94,7 +111,7 @@ def _measure(recipe: Recipe, device: torch.device) -> Cost:
         if seconds * ratio > LONGEST_STEP:
             return Cost(seconds * ratio)
     times: list[float] = []
-    with closing(_timed(recipe, data, device)) as steps:
+    with closing(_timed(recipe, data, device, span)) as steps:
         next(steps)
         for seconds in steps:
             times.append(seconds)
@@ -103,9 +120,9 @@ def _measure(recipe: Recipe, device: torch.device) -> Cost:
     return Cost(statistics.median(times), len(times))
 
 
-def _timed(recipe: Recipe, data: Dataset, device: torch.device) -> Generator[float, None, None]:
+def _timed(recipe: Recipe, data: Dataset, device: torch.device, span: Span) -> Generator[float, None, None]:
     with tempfile.TemporaryDirectory() as empty:
-        yield from timed_steps(recipe, data, Path(empty), device)
+        yield from timed_steps(recipe, data, Path(empty), device, span)
 
 
 def _count(gan: GAN, train: TrainSpec) -> int:

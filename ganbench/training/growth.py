@@ -9,14 +9,16 @@ A model gives its stages in images (`GAN.stages`). A model that does not grow ha
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ganbench.base.errors import UserError
-from ganbench.gan import GAN, Stage
+from ganbench.gan import GAN, Stage, checkpoint
 from ganbench.gan.checks import name_of
+from ganbench.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,51 @@ def spans(gan: GAN, batch_size: int) -> list[Span]:
             found.append(Span(stage.batch_size, step, step + count, shown, stage.image_size, stage.ema_decay))
             step, shown = step + count, shown + count * stage.batch_size
     return found or [Span(batch_size)]
+
+
+def without_weights(recipe: Recipe) -> GAN:
+    """Return the recipe's model on torch's meta device; with weights if its constructor looks at those that it draws.
+
+    Raises UserError if its arguments do not fit.
+    """
+    make = partial(checkpoint.make_model, recipe.model.name, recipe.model.args, f"recipe '{recipe.name}'")
+    try:
+        with torch.device("meta"):
+            return make()
+    except UserError:
+        with torch.random.fork_rng(devices=[]):
+            return make()
+
+
+def recipe_spans(recipe: Recipe) -> list[Span]:
+    """Return the stages of a recipe's training. Raises UserError if its model cannot be built or has wrong stages."""
+    return spans(without_weights(recipe), recipe.train.batch_size)
+
+
+def changes(spans: Sequence[Span]) -> list[int]:
+    """Return the steps at which the size of the images or of the batch changes."""
+    return [
+        after.first for before, after in itertools.pairwise(spans)
+        if (before.batch_size, before.image_size) != (after.batch_size, after.image_size)
+    ]
+
+
+def growth_in_words(spans: Sequence[Span], steps: int) -> str:
+    """Return what a model that grows is shown in so many steps; "" for a model that does not grow.
+
+    >>> growth_in_words([Span(8, 0, 5, 0, 4), Span(2, 5, None, 40, 16)], 10)
+    'batches of 8 to 2 images, 50 images in all, from 4 x 4 to 16 x 16 pixels, which are reached at step 5'
+    """
+    seen = [span for span in spans if span.first < steps]
+    if len(spans) == 1:
+        return ""
+    last, sizes = seen[-1], [span.batch_size for span in seen]
+    reached = next(span.first for span in seen if span.image_size == last.image_size)
+    batches = f"{max(sizes)} to {min(sizes)}" if max(sizes) > min(sizes) else str(sizes[0])
+    return (
+        f"batches of {batches} images, {last.shown_before(steps):,} images in all, from {seen[0].image_size} x "
+        f"{seen[0].image_size} to {last.image_size} x {last.image_size} pixels, which are reached at step {reached:,}"
+    )
 
 
 def span_at(spans: Sequence[Span], step: int) -> Span:

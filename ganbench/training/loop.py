@@ -348,14 +348,14 @@ def timed_steps(
 ) -> Iterator[float]:
     """Train a new model without end, and yield the seconds of each step. folder: an empty one; nothing is stored.
 
-    span: a stage of a growing model; its first step is the first that is timed.
+    span: a stage of a growing model, whose first step is then made again and again.
     """
     run = _Run(new_model(recipe, data), recipe, data, RunFolder(folder), 0, device, "")
     if span is not None:
         run.spans = [dataclasses.replace(span, first=0, stop=None)]
     for batch in batches(data, recipe.train, 0, 0, None, device, spans=run.spans):
         began = time.monotonic()
-        losses = run.one_step(batch)
+        losses = run.one_step(batch if span is None else batch._replace(shown=span.shown))
         sum(loss.item() for loss in losses.values())  # waits for the device
         yield time.monotonic() - began
 
