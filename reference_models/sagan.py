@@ -128,8 +128,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.features(x)
-        with torch.autocast(x.device.type, enabled=False):  # the hinge's margin needs more digits than bfloat16 has
-            return self.logit(h).squeeze(1) + (self.embed(y) * h).sum(1)  # N
+        # Elementwise products stay float32 under mixed precision, as the hinge's margin needs.
+        return (self.logit.weight * h).sum(1) + self.logit.bias + (self.embed(y) * h).sum(1)  # N
 
 
 # --- The model ---
@@ -140,7 +140,7 @@ class SAGAN(GAN):
 
     image_size: 32, 64 or 128. g_width, d_width: channels at the image (at 32 pixels, of all blocks). attention: side of
     the maps with attention in G and D; 0: none. block: 'attention', or 'residual' for the block of Table 1 in its
-    place. n_critic: updates of D for each of G, which share a batch equally; G's batch is as large as D's.
+    place. n_critic: updates of D for each of G, which share a batch; G's batch is as large as one of D's.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class SAGAN(GAN):
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         if batch.y is None:
             raise ValueError("SAGAN needs labels")
-        for x, y in zip(batch.x.chunk(self.n_critic), batch.y.chunk(self.n_critic), strict=True):
+        for x, y in zip(batch.x.tensor_split(self.n_critic), batch.y.tensor_split(self.n_critic), strict=True):
             z, c = self.draw(x)
             with torch.no_grad():
                 fake = self.G(z, c)
