@@ -136,7 +136,7 @@ class Discriminator(nn.Module):
         h = x
         for i, block in enumerate(self.blocks):
             h = look(self.attention, i, block(h))
-        return F.relu(h).float().sum((2, 3))
+        return wide(F.relu(h)).sum((2, 3))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return projection(self, self.features(x), y)
@@ -160,14 +160,19 @@ def look(attention: nn.ModuleDict, block: int, h: Tensor) -> Tensor:
     return attention[str(block)](h) if str(block) in attention else h
 
 
+def wide(h: Tensor) -> Tensor:
+    """h in float32, or in float64 if it is."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
 def picture(h: Tensor) -> Tensor:
     """Images in (-1, 1)."""
-    return torch.tanh(h).float()
+    return torch.tanh(wide(h))
 
 
 def projection(net: nn.Module, h: Tensor, y: Tensor) -> Tensor:
-    """w^T h + b + embedding(y)^T h, float32, N   (Miyato and Koyama, 2018)"""
-    return (net.logit(h).squeeze(1) + (net.embed(y) * h).sum(1)).float()  # type: ignore[operator]
+    """w^T h + b + embedding(y)^T h, N   (Miyato and Koyama, 2018); not in bfloat16, which a linear layer would use"""
+    return ((net.logit.weight + net.embed(y)) * h).sum(1) + net.logit.bias  # type: ignore[union-attr, operator]
 
 
 # --- BigGAN-deep: two bottleneck blocks at each size, and shortcuts without weights in G ---
@@ -274,7 +279,7 @@ class DeepDiscriminator(nn.Module):
         h = self.stem(x)
         for i, block in enumerate(self.blocks):
             h = look(self.attention, i, block(h))
-        return F.relu(h).float().sum((2, 3))
+        return wide(F.relu(h)).sum((2, 3))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return projection(self, self.features(x), y)
