@@ -50,6 +50,11 @@ def faded(old: Tensor, new: Tensor, alpha: float) -> Tensor:
     return torch.lerp(old, new, alpha)
 
 
+def at_least_float32(h: Tensor) -> Tensor:
+    """h, in float32 if it is less precise: the end of the layers that mixed precision may compute in bfloat16."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
 class Generator(nn.Module):
     """z -> 4 x 4 -> 8 x 8 -> ...: nearest neighbours, two convolutions, each with leaky ReLU and pixel norm."""
 
@@ -76,7 +81,7 @@ class Generator(nn.Module):
         x = self.to_rgb[level](h)
         if alpha < 1:
             x = faded(double(self.to_rgb[level - 1](below)), x, alpha)
-        return x.float()
+        return at_least_float32(x)
 
 
 class Discriminator(nn.Module):
@@ -105,7 +110,7 @@ class Discriminator(nn.Module):
             h = self.blocks[k](h)
             if k + 1 == level and alpha < 1:
                 h = faded(lrelu(self.from_rgb[k](halve(x))), h, alpha)
-        return self.head(h).squeeze(1).float()
+        return at_least_float32(self.head(h).squeeze(1))
 
 
 def widths_of(image_size: int, base: int, most: int) -> list[int]:
@@ -194,7 +199,7 @@ class ProGAN(GAN):
         score = self.D(x_hat, level, alpha).sum()
         with torch.autocast(x.device.type, enabled=False):
             (gradient,) = torch.autograd.grad(score, x_hat, create_graph=True)
-            norm = torch.linalg.vector_norm(gradient.float().flatten(1), dim=1)
+            norm = torch.linalg.vector_norm(at_least_float32(gradient).flatten(1), dim=1)
             enlarged = norm * 0.5 ** (self.top - level)  # with respect to the pixels of the final size
             return ((enlarged - self.target) / self.target).square()
 
