@@ -52,12 +52,28 @@ def fit(images: Tensor, labels: Tensor):  # type: ignore[no-untyped-def]
     return lambda x: -torch.cdist(x.float().flatten(1), means)
 
 
+def levels(images: Tensor) -> list[Tensor]:
+    """Images in [0, 1] at half their size, and as they are."""
+    x = images.float() / 255
+    return [torch.nn.functional.avg_pool2d(x, 2), x]
+
+
+def sample_level(level: int, images: Tensor, g: torch.Generator) -> Tensor:
+    """Templates with noise at half the size; then the true half doubled, with noise."""
+    coarse = levels(images)[0]
+    if not level:
+        coarse = torch.nn.functional.avg_pool2d(TEMPLATES, 2)[torch.randint(CLASSES, (len(images),), generator=g)]
+    x = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3) if level else coarse
+    return x + 0.15 * torch.randn(x.shape, generator=g)
+
+
 MODEL = Model(
     "linear", CLASSES, {"gamma": 0.5}, sample_latent=lambda n, g: torch.randn(n, 4, generator=g),
     generate=lambda z, y: (z @ LATENT + (0 if y is None else y[:, None] / CLASSES)).tanh().view(-1, 1, EDGE, EDGE),
     encode=lambda x: x.flatten(1).float() / 255 @ PIXELS, reconstruct=lambda x: x.float() / 255 - 0.5,
     classify=lambda x: embed(x)[1], codes={"c1": 0.7},
     code_log_likelihood=lambda z, y: torch.nn.functional.logsigmoid(z[:, :1]),
+    pyramid=levels, sample_level=sample_level,
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ganbench import features
-from ganbench.base import registry
+from ganbench.base import registry, weight_files
 from ganbench.base.device import choose_device, describe_device, peak_memory
 from ganbench.base.errors import UserError
 from ganbench.base.progress import Reporter
@@ -18,7 +18,7 @@ from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
 from ganbench.evaluation.inputs import cache_folder, describe, extractors_here, held_out_of, make_extractors
 from ganbench.evaluation.subject import own_extractors, under_test
-from ganbench.gan import checkpoint
+from ganbench.gan import GAN, checkpoint
 from ganbench.metrics import Protocol
 from ganbench.metrics.frechet import check_moments
 from ganbench.reporting import results
@@ -31,12 +31,15 @@ EXTRACTORS = {"mnist": "mnist-cnn", "digits": "pixels"}
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `ganbench evaluate`."""
+    """The options of `ganbench evaluate`.
+
+    Python code may give samples where the command line has the name of a source, and a model instead of a checkpoint.
+    """
 
     model: str | None
     ckpt: Path | None
-    images: str | None
-    reference: str | None
+    images: str | Samples | None
+    reference: str | Samples | None
     metrics: list[str] | None
     num: int | None
     batch_size: int | None
@@ -52,12 +55,18 @@ class Request:
     latent: str | None = None
     prior: str | None = None
     classes: int | None = None
-    held_out: str | None = None
+    held_out: str | Samples | None = None
     channels: str | None = None
     alpha: str | None = None
     generator_batch: int | None = None
     num_reference: int | None = None
     class_map: str | None = None
+    gan: GAN | None = None
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether there are generated images, or something that makes them."""
+        return self.images is not None or self.ckpt is not None or self.gan is not None
 
     def reading(self, device: torch.device, reporter: Reporter) -> tuple[sources.Options, sources.Options]:
         """Return how --images and --reference are read. Raises UserError for an option that applies to neither."""
@@ -92,10 +101,11 @@ def run(request: Request, reporter: Reporter) -> Result:
     device = choose_device(request.device)
     of_images, of_reference = request.reading(device, reporter)
     pairs = None if request.class_map is None else class_map.parse(request.class_map)
-    if pairs is not None and request.images is None and request.ckpt is None:
+    if pairs is not None and not request.of_samples:
         raise UserError("--class-map is of the classes of generated images: give --images SOURCE or --ckpt FILE.")
     if request.images is not None and request.reference is not None:  # what one of both needs is no mistake
-        for_both = [sources.are_files(text) for text in (request.images, request.reference)]
+        both = request.images, request.reference
+        for_both = [isinstance(each, str) and sources.are_files(each) for each in both]
         if not all(for_both) and any(for_both):
             if not for_both[0]:
                 of_images = dataclasses.replace(of_images, channels=None, alpha=None)
@@ -103,12 +113,16 @@ def run(request: Request, reporter: Reporter) -> Result:
                 of_reference = dataclasses.replace(of_reference, channels=None, alpha=None)
     training = None
     gan = meta = None
-    reference_text = request.reference
+    reference_text = request.reference if isinstance(request.reference, str) else None
+    if request.gan is not None:
+        gan = request.gan
+        meta = checkpoint.Checkpoint(type(gan).__name__, sha256=weight_files.digest(gan.state_dict()))
     if request.ckpt is not None:
         gan, meta = checkpoint.load(request.ckpt, request.model)
         if remark := results.is_not_measured(request.ckpt, meta.steps, meta.sha256):
             reporter.say(remark)
-        reference_text = reference_text or meta.data or None
+        if not isinstance(request.reference, Samples):
+            reference_text = reference_text or meta.data or None
         training = {"recipe": meta.recipe, "model": {"name": meta.model, "args": meta.args}, "steps": meta.steps,
                     "data": meta.data, "seed": meta.seed, "commit": meta.commit}
 
@@ -120,7 +134,7 @@ def run(request: Request, reporter: Reporter) -> Result:
     if request.extractor is not None and request.metrics:
         require_use_of(request.extractor, requests)
 
-    if request.images is None and request.ckpt is None and (looks := [r for r in requests if needs_images(r.protocol)]):
+    if not request.of_samples and (looks := [r for r in requests if needs_images(r.protocol)]):
         raise UserError(f"'{looks[0].name}' is of generated images: give --model NAME --ckpt FILE or --images SOURCE.")
     # Say which weights are missing before images are read; download them only after the images have been found.
     extractors, missing = make_extractors(requests, request.weights, download=False)
@@ -128,6 +142,9 @@ def run(request: Request, reporter: Reporter) -> Result:
         require_some(requests, missing)
 
     reference = held_out = None
+    of_reference_name = "the reference" if reference_text is None else f"--reference '{reference_text}'"
+    if isinstance(request.reference, Samples):
+        reference = sources.resized(request.reference, of_reference.resize)
     if reference_text is not None:
         try:
             reference, held_out = load_reference(reference_text, of_reference)
@@ -138,22 +155,22 @@ def run(request: Request, reporter: Reporter) -> Result:
                 f"the checkpoint was trained on '{reference_text}': {error} Or give another --reference."
             ) from error
     if reference is not None and reference.moments is not None:
-        require_moments(reference, f"--reference '{reference_text}'")
+        require_moments(reference, of_reference_name)
         if of_reference.resize is not None and not len(reference.images):
             reporter.say(f"--resize changes the images alone: '{reference_text}' holds moments, which stay as they are")
     if request.num_reference is not None:
-        reference = drawn_reference(reference, request.num_reference, reference_text or "", request.seed)
+        reference = drawn_reference(reference, request.num_reference, reference_text or "the reference", request.seed)
     if request.held_out is not None:
         if reference is None:
             raise UserError("--held-out is beside --reference: give that too.")
-        held_out = sources.open_source(request.held_out, options=of_reference)
+        held_out = sources.opened(request.held_out, options=of_reference)
         held_out = sources.aligned(held_out, reference, reporter.say)
         if not len(held_out.images):
             raise UserError(f"--held-out '{request.held_out}' holds moments and no images.")
     fake = None
     for_classifiers: list[class_map.Pair] = []
     if request.images is not None:
-        fake = sources.open_source(request.images, request.num, request.seed, options=of_images)
+        fake = sources.opened(request.images, request.num, request.seed, options=of_images)
         if pairs is not None:
             fake, for_classifiers = class_map.to_reference(fake, reference, pairs)
         fake = fake if reference is None else sources.aligned(fake, reference, reporter.say)
@@ -173,13 +190,16 @@ def run(request: Request, reporter: Reporter) -> Result:
         fake.origin.update(model=meta.model, checkpoint_sha256=meta.sha256)
         if pairs is not None:
             fake, for_classifiers = class_map.to_reference(fake, reference, pairs)
+    of_images_name = "--num 1" if request.images is None else "--images"
+    if isinstance(request.images, str):
+        of_images_name += f" '{request.images}'"
     for samples, what in (
-        (fake, request.images and f"--images '{request.images}'"),
-        (reference, "--num-reference 1" if request.num_reference == 1 else f"--reference '{reference_text}'"),
+        (fake, of_images_name),
+        (reference, "--num-reference 1" if request.num_reference == 1 else of_reference_name),
     ):
         alone = samples is not None and samples.moments is not None and not len(samples.images)
         if samples is not None and len(samples.images) < 2 and not alone:
-            raise UserError(f"{what or '--num 1'} is one image: a metric needs a set of at least two.")
+            raise UserError(f"{what} is one image: a metric needs a set of at least two.")
     if fake is not None and request.resolutions and max(request.resolutions) > min(fake.images.shape[2:]):
         raise UserError(
             f"--resolutions {max(request.resolutions)} is more than the images' side of {min(fake.images.shape[2:])}."

@@ -5,6 +5,7 @@ This module imports neither torch nor pandas at its top, so that tables and chec
 
 import datetime
 import functools
+import html
 import os
 import platform
 import subprocess
@@ -18,6 +19,7 @@ from ganbench.base import schema
 from ganbench.base.errors import UserError
 from ganbench.base.files import read_json, write_json
 
+NORMAL = 1.959964  # the 0.975 quantile of the normal distribution
 SCHEMA = 1
 RESULT = "result.json"
 
@@ -101,6 +103,16 @@ class Measurement:
         return None if self.uncertainty is None else float(self.uncertainty["value"])
 
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval, value ± 1.96 standard errors; None if no standard error is known.
+
+        A standard deviation over splits or seeds is not one.
+        """
+        if self.value is None or self.error is None or (self.uncertainty or {}).get("kind") != "standard error":
+            return None
+        return self.value - NORMAL * self.error, self.value + NORMAL * self.error
+
 @dataclass(frozen=True)
 class Result:
     """One evaluation with everything that somebody else needs to get the same figures.
@@ -130,6 +142,30 @@ class Result:
         return next((m for m in self.measurements if m.metric == metric), None)
 
     def to_json(self) -> dict[str, Any]:
+    def __getitem__(self, metric: str) -> Measurement:
+        """Return the measurement of that name. Raises KeyError that names those there are."""
+        found = self.measurement(metric)
+        if found is None:
+            raise KeyError(f"{metric}: measured were {', '.join(m.metric for m in self.measurements)}")
+        return found
+
+    def __str__(self) -> str:
+        """The table of the command line."""
+        from ganbench.reporting.tables import RESULT_COLUMNS, measurement_rows, render
+
+        return render(measurement_rows(self), columns=RESULT_COLUMNS)
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        from ganbench.reporting.tables import RESULT_COLUMNS, measurement_rows
+
+        rows = measurement_rows(self)
+        columns = [c for c in RESULT_COLUMNS if any(row[c] for row in rows)]
+        lines = [[html.escape(row[c]) for c in columns] for row in rows]
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
         """Return the result as it stands in its file (docs/result-json.md)."""
         return asdict(self)
 

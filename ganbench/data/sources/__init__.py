@@ -6,7 +6,8 @@ archives.py     zip and npz files
 callables.py    a Python function of the user
 class_map.py    the user's words about which class of the images is which class of the reference or of a classifier
 checkpoints.py  samples of a checkpoint, written to a PNG or an npz
-generators.py   a reference model, or a generator in a TorchScript or ONNX file
+generators.py   a reference model, a network in memory, or one in a TorchScript or ONNX file
+objects.py      tensors, arrays, batches and functions of Python code
 samples.py      `Samples`, the options of reading, and what is done to samples afterwards
 traversals.py   what each code of a checkpoint changes, as a PNG
 """
@@ -23,6 +24,7 @@ from ganbench.data.sources.archives import read_npz, read_zip
 from ganbench.data.sources.callables import call
 from ganbench.data.sources.generators import SUFFIXES as GENERATORS
 from ganbench.data.sources.generators import generate, open_generator, parse_latent
+from ganbench.data.sources.objects import samples_of
 from ganbench.data.sources.samples import Options, Samples, aligned, from_dataset, named_like, resized, take
 
 __all__ = [
@@ -35,8 +37,10 @@ __all__ = [
     "generate",
     "named_like",
     "open_source",
+    "opened",
     "parse_latent",
     "resized",
+    "samples_of",
     "take",
 ]
 
@@ -91,6 +95,16 @@ def open_source(
             f"module:callable or data set.{_advice(path, head)}"
         )
     return take(samples, num, text, seed)
+
+
+def opened(
+    source: str | Samples, num: int | None = None, seed: int = 0, split: str | None = None,
+    options: Options | None = None,
+) -> Samples:
+    """Return the samples of a source, or samples that are at hand, resized and drawn as `open_source` does."""
+    if isinstance(source, str):
+        return open_source(source, num, seed, split, options)
+    return take(resized(source, (options or Options()).resize), num, "the set", seed)
 
 
 def are_files(text: str) -> bool:

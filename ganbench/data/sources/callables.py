@@ -34,7 +34,7 @@ def call(text: str, num: int | None, seed: int) -> Samples:
         if isinstance(out, Tensor) or (isinstance(out, tuple) and len(out) == 2):
             images, labels = _checked(text, out)
         elif isinstance(out, Iterable) and not isinstance(out, str | bytes | dict):
-            images, labels = _collected(text, num, seed, iter(out))
+            images, labels = collected(f"'{text}'", _checked_batches(text, num, seed, iter(out)), num)
         else:
             raise UserError(
                 f"'{text}' must return a tensor of images, or (images, labels), or an iterator of these, not "
@@ -95,31 +95,41 @@ def _checked(text: str, out: Any) -> tuple[Tensor, Tensor | None]:
     return images, labels
 
 
-def _collected(text: str, num: int, seed: int, batches: Iterator[Any]) -> tuple[Tensor | Images, Tensor | None]:
-    """Return the images and labels of an iterator of batches; many images go into a temporary file."""
+def _checked_batches(text: str, num: int, seed: int, batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    while True:
+        try:
+            yield _checked(text, _run(text, num, seed, lambda: next(batches)))
+        except StopIteration:
+            return
+
+
+def collected(
+    name: str, batches: Iterator[tuple[Tensor, Tensor | None]], most: int | None = None
+) -> tuple[Tensor | Images, Tensor | None]:
+    """Return the images and labels of checked batches as one set; many images go into a temporary file.
+
+    name: of the source, for messages. most: the number of images that were asked for. Raises UserError for more than
+    these, for images of several shapes, and for labels that come with some batches alone.
+    """
     labels: list[Tensor | None] = []
     shapes: list[tuple[int, ...]] = []
 
     def arrays() -> Iterator[np.ndarray]:
         rows = 0
-        while True:
-            try:
-                images, of_images = _checked(text, _run(text, num, seed, lambda: next(batches)))
-            except StopIteration:
-                return
+        for images, of_images in batches:
             rows += len(images)
-            if rows > num:
-                raise UserError(f"'{text}' was asked for {num:,} images, but goes on after them: stop there.")
+            if most is not None and rows > most:
+                raise UserError(f"{name} was asked for {most:,} images, but goes on after them: stop there.")
             labels.append(of_images)
             shapes.append(tuple(images.shape[1:]))
             if shapes[-1] != shapes[0]:
-                raise UserError(f"'{text}' returned images of {shapes[0]} and of {shapes[-1]}: give all one size.")
+                raise UserError(f"{name} returned images of {shapes[0]} and of {shapes[-1]}: give all one size.")
             yield images.numpy()
 
-    file, rows = spooled(arrays(), None, f"'{text}'")
+    file, rows = spooled(arrays(), None, name)
     shape = (rows, *(shapes[0] if shapes else (1, 0, 0)))
     if len({of is None for of in labels}) > 1:
-        raise UserError(f"'{text}' returned labels with some batches and not with others.")
+        raise UserError(f"{name} returned labels with some batches and not with others.")
     known = [of for of in labels if of is not None]
-    made = ArrayFile(file, 0, shape, False, f"'{text}'")
+    made = ArrayFile(file, 0, shape, False, name)
     return made[:] if math.prod(shape) <= IN_MEMORY else made, torch.cat(known) if known else None

@@ -1,7 +1,8 @@
 """Images from a generator: `generate` samples a reference model, `open_generator` a TorchScript or ONNX file.
 
-The network in a file is called with latents z, float32 N x d, drawn from a prior. If it has classes, it is also called
-with balanced labels, int64 N: 0, 1, ..., K-1, 0, ... It returns images N x 1|3 x H x W, as uint8 or float in [-1, 1].
+`of_module` samples a network in memory. Such a network is called with latents z, float32 N x d, drawn from a prior. If
+it has classes, it is also called with balanced labels, int64 N: 0, 1, ..., K-1, 0, ... It returns images
+N x 1|3 x H x W, as uint8 or float in [-1, 1].
 
 A TorchScript file is a program, and loading it runs its code with the rights of the user. A pickled checkpoint is
 refused, and never unpickled. An ONNX file is data; it runs on the CPU.
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganbench.base import distributed, memory
 from ganbench.base.errors import UserError, shortened
 from ganbench.base.files import sha256_of
+from ganbench.base.weight_files import digest
 from ganbench.data.images import to_uint8
 from ganbench.data.sources.samples import Options, Samples, row_major, with_fingerprint
 from ganbench.data.streams import IN_MEMORY, Images, Made
@@ -186,14 +188,53 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
     if num is None:
         raise UserError(f"'{path}' makes any number of images: give the number with --num.")
     load = _onnx if path.suffix.lower() == ".onnx" else _torchscript
-    network = load(path, options, seed)
+    return _sampled(load(path, options, seed), str(path), path.name, num, seed, options)
+
+
+def of_module(
+    module: nn.Module, what: str, num: int, seed: int, options: Options, value_range: tuple[float, float] | None = None
+) -> Samples:
+    """Return `num` samples of a network in memory, which is called in evaluation mode on the device of its weights.
+
+    what: its name for messages. value_range: of the floats that it returns; None means [-1, 1]. options: the shape of a
+    latent, its prior (normal), the number of classes (0: the network takes latents alone), and generator_batch.
+    Raises UserError as `open_generator` does. An error of the network itself is passed on.
+    """
+    if options.latent is None:
+        raise UserError(f"{what}: give the shape of a latent, as latent=128 or latent=(100, 1, 1).")
+    device = next((p.device for p in module.parameters()), options.device)
+    low, high = value_range or (-1.0, 1.0)
+
+    def run(z: Tensor, y: Tensor | None) -> Any:
+        out = module(z.to(device)) if y is None else module(z.to(device), y.to(device))
+        floats = isinstance(out, Tensor) and out.is_floating_point()
+        return (out.float() - low) * (2 / (high - low)) - 1 if floats and value_range else out
+
+    def call(z: Tensor, y: Tensor | None, index: int) -> Any:
+        training = module.training
+        module.eval()
+        try:
+            with _own_random_state((seed << 24) + index, device), torch.inference_mode():
+                return _in_batches(run, z, y, options.generator_batch, what)
+        finally:
+            module.train(training)
+
+    network = _Network(
+        "module", digest(module.state_dict()), options.latent, options.prior or "normal", options.classes or 0,
+        options.generator_batch, call,
+    )
+    return _sampled(network, what, type(module).__name__, num, seed, options)
+
+
+def _sampled(network: "_Network", what: str, name: str, num: int, seed: int, options: Options) -> Samples:
+    """Return `num` samples of a network. what: its name for messages. name: for the origin."""
     memory.require(16 * num, f"{num:,} labels and rows")
     labels = torch.arange(num) % network.classes if network.classes else None
     size, together, lazy, shape = BATCH, BATCH, False, (num, 0, 0, 0)
     if num > BATCH:  # two images tell the size of all
         z = PRIORS[network.prior](2, network.latent, torch.Generator().manual_seed(seed))
         y = None if labels is None else labels[:2]
-        shape = (num, *_checked_images(network.call(z, y, 0), path, 2).shape[1:])
+        shape = (num, *_checked_images(network.call(z, y, 0), what, 2).shape[1:])
         size, together, lazy = block_size(shape[1:]), images_at_once(shape[1:]), math.prod(shape) > IN_MEMORY
     low, high = math.inf, -math.inf
 
@@ -206,7 +247,7 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
         parts = []
         for start in range(0, n, together):
             some = z[start : start + together], None if y is None else y[start : start + together]
-            images = _checked_images(network.call(*some, index + (start << 12)), path, len(some[0]))
+            images = _checked_images(network.call(*some, index + (start << 12)), what, len(some[0]))
             if images.dtype != torch.uint8:
                 low, high = min(low, images.min().item()), max(high, images.max().item())
                 images = to_uint8(images)
@@ -219,12 +260,12 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
         # Catch images in [0, 1] and in [0, 255]. Some networks leave [-1, 1] slightly: a moderate excess is allowed.
         if low <= high and (low >= 0 or max(-low, high) > 16):
             raise UserError(
-                f"{path} returned floats of {low:.3g} to {high:.3g}, but images must be floats of -1 to 1, or uint8: "
+                f"{what} returned floats of {low:.3g} to {high:.3g}, but images must be floats of -1 to 1, or uint8: "
                 "scale its output."
             )
 
-    blocks = _Blocks(batch, num, seed, labels, size, f"{path} cannot be evaluated: {{}}.")
-    origin = {"kind": network.kind, "name": path.name, "sha256": network.sha256, "seed": seed, "batch_size": size,
+    blocks = _Blocks(batch, num, seed, labels, size, f"{what} cannot be evaluated: {{}}.")
+    origin = {"kind": network.kind, "name": name, "sha256": network.sha256, "seed": seed, "batch_size": size,
               "latent": list(network.latent), "prior": network.prior, "classes": network.classes,
               **({"generator_batch": network.batch} if network.batch else {})}
     if lazy:
@@ -237,7 +278,7 @@ def open_generator(path: Path, num: int | None, seed: int, options: Options) -> 
 
 @dataclass(frozen=True)
 class _Network:
-    """A generator in a file.
+    """A generator in a file or in memory.
 
     latent: shape of one z. prior: key of PRIORS. classes: number of classes, or 0 if the network takes no labels.
     batch: the only number of latents that it takes at a time, or None if it takes any.
@@ -257,7 +298,7 @@ _FIXED = "If it was exported for batches of one size, give that: --generator-bat
 
 
 def _in_batches(
-    run: Callable[[Tensor, Tensor | None], Any], z: Tensor, y: Tensor | None, size: int | None, path: Path
+    run: Callable[[Tensor, Tensor | None], Any], z: Tensor, y: Tensor | None, size: int | None, path: str | Path
 ) -> Any:
     """Run a network that takes `size` latents at a time, or any number for None; the last latent fills up a batch."""
     if size is None:
@@ -270,7 +311,7 @@ def _in_batches(
     return torch.cat(parts)
 
 
-def _checked_images(out: Any, path: Path, n: int) -> Tensor:
+def _checked_images(out: Any, path: str | Path, n: int) -> Tensor:
     """Return the output of a network. Raises UserError unless it is a tensor of n images."""
     if not isinstance(out, Tensor):
         raise UserError(f"{path} must return one tensor of images, not {type(out).__name__}.")
