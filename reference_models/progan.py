@@ -51,7 +51,7 @@ def faded(old: Tensor, new: Tensor, alpha: float) -> Tensor:
 
 
 def at_least_float32(h: Tensor) -> Tensor:
-    """h, in float32 if it is less precise: the end of the layers that mixed precision may compute in bfloat16."""
+    """h, in float32 if it is less precise: after the layers that mixed precision may compute in bfloat16."""
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
@@ -110,7 +110,8 @@ class Discriminator(nn.Module):
             h = self.blocks[k](h)
             if k + 1 == level and alpha < 1:
                 h = faded(lrelu(self.from_rgb[k](halve(x))), h, alpha)
-        return at_least_float32(self.head(h).squeeze(1))
+        with torch.autocast(x.device.type, enabled=False):  # scores may be large, and their differences matter
+            return self.head(at_least_float32(h)).squeeze(1)
 
 
 def widths_of(image_size: int, base: int, most: int) -> list[int]:
