@@ -663,12 +663,6 @@ def lookup(name: str) -> tuple[Group | None, dict[str, Recipe]]:
     return _with_members(read_group(path), path)
 
 
-def _with_members(group: Group, path: Path) -> tuple[Group, dict[str, Recipe]]:
-    """Return the group, and its recipes by name or path."""
-    try:
-        names = [str(path.parent / r) if r.endswith(".toml") else r for r in group.recipes]
-        members = {r: find(r) for r in names}
-    except UserError as error:
 def lookup_all(names: Sequence[str]) -> list[tuple[Group | None, dict[str, Recipe]]]:
     """Return what `lookup` does for each name; a name with `*`, `?` or `[` stands for the recipes that it fits.
 
@@ -686,6 +680,12 @@ def lookup_all(names: Sequence[str]) -> list[tuple[Group | None, dict[str, Recip
     return found
 
 
+def _with_members(group: Group, path: Path) -> tuple[Group, dict[str, Recipe]]:
+    """Return the group, and its recipes by name or path."""
+    try:
+        names = [str(path.parent / r) if r.endswith(".toml") else r for r in group.recipes]
+        members = {r: find(r) for r in names}
+    except UserError as error:
         raise UserError(f"group '{group.name}': {error}") from error
     return dataclasses.replace(group, members=list(members.values())), members
 
