@@ -102,7 +102,6 @@ class Measurement:
         """One standard error (or deviation) of the value, in its unit; None if none is known."""
         return None if self.uncertainty is None else float(self.uncertainty["value"])
 
-
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval, value ± 1.96 standard errors; None if no standard error is known.
@@ -112,6 +111,7 @@ class Measurement:
         if self.value is None or self.error is None or (self.uncertainty or {}).get("kind") != "standard error":
             return None
         return self.value - NORMAL * self.error, self.value + NORMAL * self.error
+
 
 @dataclass(frozen=True)
 class Result:
@@ -141,7 +141,6 @@ class Result:
         """Return the measurement of that name, or None."""
         return next((m for m in self.measurements if m.metric == metric), None)
 
-    def to_json(self) -> dict[str, Any]:
     def __getitem__(self, metric: str) -> Measurement:
         """Return the measurement of that name. Raises KeyError that names those there are."""
         found = self.measurement(metric)
@@ -166,6 +165,7 @@ class Result:
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
+    def to_json(self) -> dict[str, Any]:
         """Return the result as it stands in its file (docs/result-json.md)."""
         return asdict(self)
 
