@@ -37,11 +37,12 @@ CASES: list[tuple[str, str, dict[str, Any], int, float, float]] = [  # title, mo
     ("DCGAN, 32 px", "dcgan", {"image_size": 32, "channels": 3, **DCGAN}, 64, 1.3, 1.8),
     ("AC-GAN, 28 px", "acgan", {"image_size": 28, "channels": 1}, 100, 1.0, 1.0),
     ("BiGAN, permutation-invariant MNIST", "bigan", {}, 128, 2.0, 2.0),
+    ("SN-GAN, 32 px", "sngan", {"g_width": 32, "d_width": 32, "n_critic": 1, "g_batch": 1}, 32, 1.0, 1.3),
 ]
 
 
 def cases() -> Iterator[Case]:
-    """Yield DCGAN at 28 and 32 px, AC-GAN and BiGAN, each in float32 and with products in bfloat16."""
+    """Yield DCGAN at 28 and 32 px, AC-GAN, BiGAN and SN-GAN, each in float32 and with products in bfloat16."""
     for title, model, args, batch_size, goal, goal_bf16 in CASES:
         data = images(checkpoint.make_model(model, args, title).image_shape)
         for precision in ("float32", "bf16") if torch.backends.mkldnn.is_available() else ("float32",):
@@ -102,7 +103,7 @@ def plain(model: str, args: dict[str, Any], data: Dataset, batch_size: int, work
     loader = DataLoader(
         Pictures(data), batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )
-    step = {"dcgan": _dcgan, "acgan": _acgan, "bigan": _bigan}[model]
+    step = {"dcgan": _dcgan, "acgan": _acgan, "bigan": _bigan, "sngan": _sngan}[model]
 
     def forever() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -156,6 +157,18 @@ def _bigan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
         p.grad = grad
     for optimizer in opt.values():
         optimizer.step()
+    return d_loss
+
+
+def _sngan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
+    opt["D"].zero_grad()
+    fake = gan.G(torch.randn(len(x), gan.latent_dim)).detach()
+    d_loss = F.relu(1 - gan.D(x)).mean() + F.relu(1 + gan.D(fake)).mean()
+    d_loss.backward()
+    opt["D"].step()
+    opt["G"].zero_grad()
+    (-gan.D(gan.G(torch.randn(len(x), gan.latent_dim))).mean()).backward()
+    opt["G"].step()
     return d_loss
 
 
