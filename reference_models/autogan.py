@@ -10,7 +10,7 @@ architectures are ARCHITECTURES. `benchmarks/autogan/search.py` is the search: i
 choice (`arch=None`), whose cells are the same class.
 
 Unconfirmed: whether the learning rate of the paper's runs decayed. The code has a linear decay to 0, which none of its
-scripts switches on; `decay_steps` is that decay. The figure of the paper has the skips first among a cell's tokens and
+scripts switches on; `decay_to` is that decay. The figure of the paper has the skips first among a cell's tokens and
 takes them before the incoming skips are added; here both are as in the code.
 
 Deviations from the paper and its code:
@@ -231,28 +231,18 @@ class Discriminator(nn.Module):
 # --- The model ---
 
 
-def d_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))"""
-    return F.relu(1 - real_logit).mean() + F.relu(1 + fake_logit).mean()
-
-
-def g_loss(fake_logit: Tensor) -> Tensor:
-    """-E D(G(z))"""
-    return -fake_logit.mean()
-
-
 class AutoGAN(GAN):
     """AutoGAN (Gong, Chang, Jiang, Wang, 2019).
 
     arch: 14 tokens. image_size: a multiple of 8, from 16 on. A training step is one update of G: its batch is that of
-    `n_critic` updates of D, and G's batch has `g_batch` times the images of one of them. decay_steps: the learning
-    rates decay linearly to 0 over this many updates of G; 0: they are constant.
+    `n_critic` updates of D, and G's batch is `g_batch` times as large as one of D's. The learning rates fall linearly
+    to 0 at update `decay_to` of G; 0: they are constant.
     """
 
     def __init__(
         self, arch: Sequence[int] = ARCHITECTURES["a"], image_size: int = 32, channels: int = 3, latent_dim: int = 128,
         g_width: int = 256, d_width: int = 128, n_critic: int = 5, g_batch: int = 2, lr: float = 2e-4,
-        decay_steps: int = 0,
+        decay_to: int = 0,
     ):
         super().__init__()
         if image_size < 16 or image_size % 2**CELLS:
@@ -263,9 +253,19 @@ class AutoGAN(GAN):
             raise ValueError("n_critic and g_batch must be at least 1")
         self.image_shape = (channels, image_size, image_size)
         self.latent_dim, self.n_critic, self.g_batch = latent_dim, n_critic, g_batch
-        self.lr, self.decay_steps = lr, decay_steps
+        self.lr, self.decay_to = lr, decay_to
         self.G = Generator(image_size, channels, latent_dim, g_width, arch)
         self.D = Discriminator(channels, d_width)
+
+    @staticmethod
+    def d_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
+        """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))"""
+        return F.relu(1 - real_logit).mean() + F.relu(1 + fake_logit).mean()
+
+    @staticmethod
+    def g_loss(fake_logit: Tensor) -> Tensor:
+        """-E D(G(z))"""
+        return -fake_logit.mean()
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {
@@ -275,17 +275,17 @@ class AutoGAN(GAN):
 
     def training_step(self, batch: Batch, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
         """n_critic updates of D; G moves after the first of them, as in the code."""
-        if self.decay_steps:
+        if self.decay_to:
             for optimizer in opt.values():
-                optimizer.param_groups[0]["lr"] = self.lr * max(0.0, 1 - batch.step / self.decay_steps)
+                optimizer.param_groups[0]["lr"] = self.lr * max(0.0, 1 - batch.step / self.decay_to)
         losses = {}
         for x in batch.x.tensor_split(self.n_critic):
             with torch.no_grad():
                 fake = self.G(self.sample_latent(len(x)).to(x))
-            losses["d_loss"] = minimize(d_loss(self.D(x), self.D(fake)), opt["D"])
+            losses["d_loss"] = minimize(self.d_loss(self.D(x), self.D(fake)), opt["D"])
             if "g_loss" not in losses:
                 z = self.sample_latent(self.g_batch * len(x)).to(x)
-                losses["g_loss"] = minimize(g_loss(self.D(self.G(z))), opt["G"])
+                losses["g_loss"] = minimize(self.g_loss(self.D(self.G(z))), opt["G"])
         return losses
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -47,7 +47,7 @@ from ganbench.metrics.inception_score import inception_score
 from ganbench.recipes import MAX_SEED, EvaluateSpec, ModelSpec, Recipe, TrainSpec
 from ganbench.training.batches import endless
 from ganbench.training.run_folder import RunFolder
-from reference_models.autogan import CELLS, Discriminator, Generator, d_loss, g_loss
+from reference_models.autogan import CELLS, AutoGAN, Discriminator, Generator
 
 PAPER = "Gong, Chang, Jiang, Wang 2019, arXiv:1908.03835"
 METHOD = "pil-bilinear"  # of images that are reduced for a stage
@@ -235,12 +235,12 @@ class Search:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=b.precision == "bf16"):
                 with torch.no_grad():
                     fake = self.G(self.latent(b.batch_size), arch)
-                loss = minimize(d_loss(self.D(x, stages), self.D(fake, stages)), self.opt_d)
+                loss = minimize(AutoGAN.d_loss(self.D(x, stages), self.D(fake, stages)), self.opt_d)
                 losses["d_loss"] = loss.item()
                 self.rule.d.append(losses["d_loss"])
                 if step % b.n_critic == 0:
                     fake = self.G(self.latent(b.batch_size * b.g_batch), arch)
-                    losses["g_loss"] = minimize(g_loss(self.D(fake, stages)), self.opt_g).item()
+                    losses["g_loss"] = minimize(AutoGAN.g_loss(self.D(fake, stages)), self.opt_g).item()
                     self.rule.g.append(losses["g_loss"])
             if self.rule.due():
                 reset = True

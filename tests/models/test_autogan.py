@@ -189,8 +189,8 @@ def test_the_starts_are_the_codes():
 def test_the_losses_are_hinges():
     real, fake = np.array([2.0, 0.5, -1.0]), np.array([-3.0, 0.25, 1.0])
     d = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()
-    assert autogan.d_loss(torch.tensor(real), torch.tensor(fake)).item() == pytest.approx(d)
-    assert autogan.g_loss(torch.tensor(fake)).item() == pytest.approx(-fake.mean())
+    assert AutoGAN.d_loss(torch.tensor(real), torch.tensor(fake)).item() == pytest.approx(d)
+    assert AutoGAN.g_loss(torch.tensor(fake)).item() == pytest.approx(-fake.mean())
 
 
 def test_a_step_is_n_critic_updates_of_d_and_one_of_g_with_its_own_batch(monkeypatch):
@@ -207,7 +207,7 @@ def test_a_step_is_n_critic_updates_of_d_and_one_of_g_with_its_own_batch(monkeyp
 def test_the_rates_are_constant_or_decay_linearly_to_0():
     batch = torch.rand(4, 3, 16, 16)
     for decay, rates in ((0, [2e-4, 2e-4, 2e-4]), (10, [2e-4, 1e-4, 0.0])):
-        model = small(decay_steps=decay)
+        model = small(decay_to=decay)
         opt = model.optimizers()
         assert {o.defaults["betas"] for o in opt.values()} == {(0.0, 0.9)}
         for step, rate in zip((0, 5, 12), rates, strict=True):
