@@ -11,6 +11,7 @@ from ganbench.base.files import atomic_path
 from ganbench.reporting.results import Measurement, Result
 
 ACGAN = ("discriminability", "gaining_classes", "diverse_classes", "accuracy_diversity_correlation")
+TRUNCATION = ("truncation_fd", "truncation_score")
 
 
 Pairs = list[tuple[float, float]]
@@ -139,6 +140,83 @@ def acgan_figures(result: Result, out: Path, name: str = "the result") -> None:
             axes.text(0.5, 0.5, f"not measured:\n{panels.reasons[stem]}", ha="center", va="center", wrap=True,
                       parse_math=False, transform=axes.transAxes)
 
+    _save(figure, out)
+
+
+def held(result: Result) -> str:
+    """Return which figures a result holds values for: 'acgan', or 'truncation' if it has none of AC-GAN's metrics."""
+    stems = {m.protocol.partition("/")[0] for m in result.measurements}
+    return "truncation" if stems & {*TRUNCATION} and not stems & {*ACGAN} else "acgan"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of truncated samples: (value, standard error) by threshold, and without truncation.
+
+    metric: its name. points: by threshold, ascending. untruncated: without truncation.
+    """
+
+    metric: str
+    points: dict[float, tuple[float, float]]
+    untruncated: tuple[float, float]
+
+
+def truncation_curves(result: Result, name: str = "the result") -> list[Curve]:
+    """The truncation curves that a result holds: of the Fréchet distance, of the score, or of both in this order.
+
+    name: the result's file, for messages. Raises UserError if neither was asked for or neither has a value.
+    """
+    found = {stem: _of(result.measurements, stem) for stem in TRUNCATION}
+    if not any(found.values()):
+        raise UserError(f"{name} has no '{TRUNCATION[0]}': evaluate with --metrics {','.join(TRUNCATION)}.")
+    curves = []
+    for m in found.values():
+        if m and m[0].value is not None:
+            values = [(_threshold(x, m[0].metric), _value(x)) for x in m[1:] if x.value is not None]
+            points = dict(sorted((t, v) for t, v in values if t is not None))
+            curves.append(Curve(m[0].metric, points, _value(m[0])))
+    if not curves:
+        stem, reason = next((stem, m[0].reason) for stem, m in found.items() if m)
+        raise UserError(f"{name} has no value of '{stem}': {reason}.")
+    return curves
+
+
+def _threshold(m: Measurement, untruncated: str) -> float | None:
+    """The threshold that a measurement is named after, as in 'truncation_fd_X@0.5'; None for any other name."""
+    found = re.fullmatch(r"@([0-9]{1,6}(\.[0-9]{1,6})?)", m.metric.removeprefix(untruncated))
+    return float(found[1]) if found else None
+
+
+def truncation_figures(result: Result, out: Path, name: str = "the result") -> None:
+    """Draw the truncation curve (Brock et al., 2019, Section 3.1): one PNG.
+
+    Each metric by threshold, with the untruncated value as a line; if the result has both, also one against the other,
+    each point with its threshold. Raises UserError as `truncation_curves` does, where matplotlib is missing, and where
+    `out` cannot be written.
+    """
+    curves = truncation_curves(result, name)
+    panels = len(curves) + (len(curves) == 2)
+    figure = _figure(5 * panels, 4)
+    axes = list(figure.subplots(1, panels, squeeze=False).flat)
+    for ax, curve in zip(axes, curves, strict=False):
+        if curve.points:
+            heights, errors = zip(*curve.points.values(), strict=True)
+            ax.errorbar(list(curve.points), heights, errors, fmt="o-", capsize=3, label="truncated")
+        ax.axhline(curve.untruncated[0], color="grey", linewidth=1, label="not truncated")
+        ax.set(xlabel="threshold of |z|")
+        ax.set_ylabel(curve.metric, parse_math=False)
+        ax.legend()
+    if len(curves) == 2:
+        ax, (distance, score) = axes[-1], curves
+        both = [t for t in distance.points if t in score.points]
+        marks = [(score.points[t][0], distance.points[t][0], f"{t:g}") for t in both]
+        marks.append((score.untruncated[0], distance.untruncated[0], "none"))
+        ax.plot([x for x, _, _ in marks], [y for _, y, _ in marks], "o-")
+        for x, y, text in marks:
+            ax.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points")
+        ax.set(title="thresholds")
+        ax.set_xlabel(score.metric, parse_math=False)
+        ax.set_ylabel(distance.metric, parse_math=False)
     _save(figure, out)
 
 

@@ -11,7 +11,16 @@ from PIL import Image
 from ganbench.base.errors import UserError
 from ganbench.metrics import Inputs, Side, discriminability
 from ganbench.reporting import results
-from ganbench.reporting.figures import ACGAN, acgan_figures, acgan_panels, histogram, shares
+from ganbench.reporting.figures import (
+    ACGAN,
+    acgan_figures,
+    acgan_panels,
+    held,
+    histogram,
+    shares,
+    truncation_curves,
+    truncation_figures,
+)
 from ganbench.reporting.results import Measurement, Result
 
 EXTRACTOR = {"name": "small-cnn@123", "sha256": "0"}
@@ -130,6 +139,60 @@ def test_without_matplotlib_it_says_how_to_get_it(result, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install 'ganbench\[figures\]'"):
         acgan_figures(result, tmp_path / "a.png")
+
+
+# --- The truncation curve ---
+
+
+def truncated(stem, values, reason=""):
+    """Measurements as `truncation_fd` and `truncation_score` name them; None is untruncated, and comes first."""
+    return [Measurement(f"{stem}_small-cnn@123" + (f"@{t}" if t else ""), f"{stem}/1: of truncated samples", "lower",
+                        None if reason else v, {"value": v / 10, "kind": "standard error", "over": "samples"},
+                        extractor=EXTRACTOR, reason=reason) for t, v in values.items()]
+
+
+FD, SCORE = {None: 20.0, 2.0: 18.0, 0.5: 25.0, 0.1: 70.0}, {None: 5.0, 2.0: 6.0, 0.5: 8.0, 0.1: 8.5}
+
+
+def test_the_truncation_curves_hold_the_numbers_of_the_result_by_threshold():
+    both = Result({}, {}, [*truncated("truncation_score", SCORE), *truncated("truncation_fd", FD)])
+    fd, score = truncation_curves(both)
+    assert (fd.metric, score.metric) == ("truncation_fd_small-cnn@123", "truncation_score_small-cnn@123")
+    assert fd.untruncated == (20.0, 2.0)
+    assert list(fd.points.items()) == [(0.1, (70.0, 7.0)), (0.5, (25.0, 2.5)), (2.0, (18.0, 1.8))]
+    assert [v for v, _ in score.points.values()] == [8.5, 8.0, 6.0]
+    edited = replace(both.measurements[-1], metric="truncation_fd_small-cnn@123@none")
+    assert truncation_curves(Result({}, {}, [*both.measurements[:-1], edited]))[0].points.keys() == {0.5, 2.0}
+
+
+def test_the_truncation_curve_is_drawn_with_one_metric_or_both(tmp_path):
+    fd, score = truncated("truncation_fd", FD), truncated("truncation_score", SCORE)
+    unmeasured = truncated("truncation_score", SCORE, "no classes")
+    sizes = {}
+    for name, measurements in {
+        "both": fd + score, "one": fd, "unmeasured": fd + unmeasured, "other": score + fd[:2],
+    }.items():
+        truncation_figures(Result({}, {}, measurements), tmp_path / f"{name}.png")
+        sizes[name] = Image.open(tmp_path / f"{name}.png").size
+    assert sizes["both"][0] == 3 * sizes["one"][0]
+    assert sizes["unmeasured"] == sizes["one"]
+    assert (tmp_path / "both.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+
+
+def test_a_result_without_a_truncation_curve_says_how_to_get_one(result, tmp_path):
+    with pytest.raises(UserError, match="no 'truncation_fd': evaluate with --metrics truncation_fd,truncation_score"):
+        truncation_figures(result, tmp_path / "a.png")
+    with pytest.raises(UserError, match="no value of 'truncation_score': no classes"):
+        truncation_curves(Result({}, {}, truncated("truncation_score", SCORE, "no classes")))
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_what_a_result_holds_decides_what_is_drawn(result):
+    fd = truncated("truncation_fd", FD)
+    assert held(result) == "acgan"
+    assert held(Result({}, {}, fd)) == "truncation"
+    assert held(Result({}, {}, [*fd, *result.measurements])) == "acgan"
+    assert held(Result({}, {}, [])) == "acgan"
 
 
 def test_a_histogram_shows_the_share_of_each_set_over_the_same_bins(tmp_path):
