@@ -98,9 +98,9 @@ def test_a_logged_value_above_its_limit_for_ten_logged_steps_in_a_row_is_trouble
         assert rules.look_at_losses(high) is None
     resumed = Health(data, None, {"sigma": 50.0})
     resumed.restore(json.loads(json.dumps(rules.state())))
-    for health in (rules, resumed):
-        assert health.look_at_losses(high) == "sigma stays above its limit (51, more than 50)"
-        assert health.look_at_losses({"d_loss": 99.0}) is None
+    for each in (rules, resumed):
+        assert each.look_at_losses(high) == "sigma stays above its limit (51, more than 50)"
+        assert each.look_at_losses({"d_loss": 99.0}) is None
 
 
 def test_nothing_is_said_of_the_game_before_g_has_learnt_anything(data):
