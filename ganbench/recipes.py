@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ganbench.base import registry, schema
+from ganbench.base import label_noise, registry, schema
 from ganbench.base.data_spec import apart, of_classes
 from ganbench.base.errors import UserError, did_you_mean, printable
 from ganbench.base.files import read_bytes
+from ganbench.base.label_noise import LabelNoise
 from ganbench.base.standard_output import user_code
 
 if sys.version_info >= (3, 11):
@@ -79,6 +80,7 @@ class TrainSpec:
     precision: 'float32', or 'bf16' for products in bfloat16 with weights, sums and updates in float32.
     batch_norm: with several processes, moments are over the 'global' batch or over each process's 'local' part.
     resize: done to every image, real ones too, in the words of --resize; '' for none.
+    label_noise: noise on the labels of the training images; the images of the evaluation keep their true labels.
     """
 
     data: str
@@ -91,6 +93,7 @@ class TrainSpec:
     precision: str = "float32"
     batch_norm: str = "global"
     resize: str = ""
+    label_noise: LabelNoise | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides the course of a run except its length: no step depends on the number of steps."""
@@ -448,10 +451,10 @@ def _type_hints(cls: type) -> dict[str, Any]:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """Return `value` as the type `kind` of a field: a dataclass, a list, a dict or a plain value."""
-    if dataclasses.is_dataclass(kind):
-        return _parse(kind, value, where)  # type: ignore[arg-type]
     if get_origin(kind) in (Union, types.UnionType):  # float | None
         kind = next(k for k in get_args(kind) if k is not type(None))
+    if dataclasses.is_dataclass(kind):
+        return _parse(kind, value, where)  # type: ignore[arg-type]
     if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]) and isinstance(value, dict):
         return {key: _parse(get_args(kind)[1], item, f"{where}, '{key}'") for key, item in value.items()}
     if get_origin(kind) is list:
@@ -505,6 +508,9 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}, watch, 'limits', '{name}' must be a number, not {most!r}.")
     if (recipe.train.labels > 0) != (recipe.train.unlabelled_batch_size > 0):
         raise UserError(f"{where}, train: 'labels' and 'unlabelled_batch_size' go together, both at least 1.")
+    noise = recipe.train.label_noise
+    if noise is not None and (wrong := label_noise.fault(noise)):
+        raise UserError(f"{where}, train, 'label_noise', '{wrong[0]}' {wrong[1]}.")
     if not 0 <= recipe.train.ema_decay < 1:
         raise UserError(f"{where}, train, 'ema_decay' must be in [0, 1), not {recipe.train.ema_decay}.")
     if recipe.train.ema_start and not recipe.train.ema_decay:
@@ -694,9 +700,9 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     """Return the values that each reported value of the recipe has to be told from, over all tables that it is in.
 
     A rival of a value is another value of the same metric in the same column of a table. Other recipes of the group
-    are in the same column if they train on the same data with the same number of labels: with other data or more
-    labels they are another experiment. A recipe's own values are no rivals of each other (the error of one model, and
-    of an ensemble of ten). The `rival` and `absent` tables of a group add rows that its recipes do not give.
+    are in the same column if they train on the same data with the same number of labels and the same label noise:
+    otherwise they are another experiment. A recipe's own values are no rivals of each other (the error of one model,
+    and of an ensemble of ten). The `rival` and `absent` tables of a group add rows that its recipes do not give.
 
     group: a group that is at hand, beside those that are installed.
     """
@@ -718,9 +724,9 @@ def rivals(recipe: Recipe, group: Group | None = None) -> list[Rival]:
     return found
 
 
-def _column(recipe: Recipe) -> tuple[str, int]:
+def _column(recipe: Recipe) -> tuple[str, int, LabelNoise | None]:
     """Return what the recipes of a table's column share."""
-    return recipe.train.data, recipe.train.labels
+    return recipe.train.data, recipe.train.labels, recipe.train.label_noise
 
 
 def name_of(member: str) -> str:

@@ -5,6 +5,7 @@ device.py           choose a device, describe it, measure its memory
 distributed.py      several processes under torchrun: ranks, failures, gradients, batch norm, gathered rows
 errors.py           UserError, and suggestions for misspelt names
 files.py            atomic writing, JSON, SHA-256
+label_noise.py      wrong labels that a recipe puts on its training images: kinds, pairs of classes, transition matrix
 memory.py           memory that is free, and a refusal of what needs more
 precision.py        full float32 precision for measurements
 progress.py         progress bars and messages on stderr

@@ -72,6 +72,8 @@ def _recipe(of: Description) -> Entries:
             f"{train['batch_size']} images with labels, of {train['labels']:,}, and {train['unlabelled_batch_size']} "
             "without"
         )
+    if noise := train["label_noise"]:
+        images += f"; noise on their labels: {noise['kind']}, rate {noise['rate']:g}, seed {noise['seed']}"
     budgets = ", ".join(f"{name} {steps:,} steps" for name, steps in train["budgets"].items())
     arguments = ", ".join(f"{key} = {value!r}" for key, value in model["args"].items())
     return [

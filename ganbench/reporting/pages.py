@@ -80,6 +80,9 @@ def provenance(recipe: Recipe, results: list[Result], group: Group | None = None
     lines = [f"{recipe.title}. Paper: {recipe.paper}. Recipe `{recipe.name}` version {recipe.version}.", ""]
     lines += [f"Evaluated: {recipe.evaluate.num:,} samples, reference `{recipe.evaluate.reference}`, "
               f"real data row: `{recipe.evaluate.real}` against the reference."]
+    if recipe.train.label_noise:
+        lines += [f"Noise on the labels of the training images: {recipe.train.label_noise}. The images of the "
+                  "evaluation have their true labels."]
     lines += map(_origin, results)
     if recipe.deviations:
         lines += ["", "Deviations from the paper:", *(f"{i}. {d}" for i, d in enumerate(recipe.deviations, 1))]

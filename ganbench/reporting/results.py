@@ -56,6 +56,7 @@ RESULT_SCHEMA = schema.Table(
             "model": schema.Table({}, {"name": _NAME, "args": schema.Table(others=_PLAIN)}, _PLAIN), "steps": _WHOLE,
             "batch_size": _WHOLE, "seconds": schema.Number(0), "data": _TEXT, "data_fingerprint": _TEXT,
             "commit": _TEXT, "warnings": _LINES, "recipe": _TEXT, "seed": schema.Maybe(_WHOLE),
+            "label_noise": schema.Table({"kind": _TEXT, "rate": schema.Number(0), "seed": _WHOLE}),
         }, _PLAIN)),
         "environment": schema.Table({}, {
             "ganbench": _TEXT, "commit": _TEXT, "dirty": _FLAG, "python": _TEXT, "platform": _TEXT, "device": _TEXT,

@@ -22,6 +22,7 @@ from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset
 from ganbench.data.datasets.decoded import for_training
 from ganbench.data.images import save_png
+from ganbench.data.label_noise import with_label_noise
 from ganbench.data.sources import Options, Samples, from_dataset, generate, named_like
 from ganbench.evaluation import measure
 from ganbench.evaluation.feature_store import FeatureStore
@@ -32,8 +33,8 @@ from ganbench.gan import GAN, checkpoint
 from ganbench.recipes import SYNTHETIC, Recipe
 from ganbench.reporting import results
 from ganbench.reporting.results import Result
-from ganbench.training.loop import Trained, Watch, new_model, sample_grid, train
 from ganbench.training.growth import changes, recipe_spans
+from ganbench.training.loop import Trained, Watch, new_model, sample_grid, train
 from ganbench.training.run_folder import CHECKPOINT
 
 GRID = "samples.png"
@@ -53,14 +54,16 @@ class Inputs:
     """The inputs of a run, opened before training: a mistake is found before hours are spent.
 
     requests: the metrics of the evaluation. watched: the metric of [watch], or none. extractors: for both, by name.
-    data: the training images. reference, held_out: as the evaluation takes them; held_out is None for a folder
-    without splits, which has no real images to spare.
+    data: the training images, with the recipe's label noise. clean: the same with their true labels. reference,
+    held_out: as the evaluation takes them; held_out is None for a folder without splits, which has no real images to
+    spare.
     """
 
     requests: list[measure.Request]
     watched: list[measure.Request]
     extractors: dict[str, FeatureExtractor]
     data: Dataset
+    clean: Dataset
     reference: Samples
     held_out: Samples | None
 
@@ -104,7 +107,7 @@ def make_run(
     with reporter.task(f"train {recipe.name} seed {seed}", recipe.train.steps, grows_at) as task:
         trained = train(
             recipe, decoded, folder, seed, device, commit + ("+" if dirty else ""), task.at, fresh, reporter.say,
-            watch(recipe, inputs.watched, inputs.extractors, inputs.data, seed, device), board, rewrite,
+            watch(recipe, inputs.watched, inputs.extractors, inputs.clean, seed, device), board, rewrite,
         )
     result = _evaluate(recipe, overrides, seed, device, folder, inputs, trained, reporter)
     if distributed.rank() == 0:
@@ -124,7 +127,8 @@ def _open(recipe: Recipe, weights: dict[str, Path]) -> Inputs:
     data = read(recipe.train.data)
     reference = from_dataset(read(recipe.evaluate.reference), options)
     held_out = None if data.whole_split == "all" else from_dataset(read(recipe.evaluate.real), options)
-    return Inputs(requests, watched, extractors, data, reference, held_out)
+    noisy = with_label_noise(data, recipe.train.label_noise)
+    return Inputs(requests, watched, extractors, noisy, data, reference, held_out)
 
 
 def _evaluate(
@@ -159,6 +163,7 @@ def _evaluate(
         "seconds": round(trained.seconds, 1),
         "data": recipe.train.data,
         "data_fingerprint": data.fingerprint,
+        **({"label_noise": dataclasses.asdict(noise)} if (noise := recipe.train.label_noise) else {}),
         "commit": meta.commit,
         "ema_decay": recipe.train.ema_decay,
         "precision": recipe.train.precision,

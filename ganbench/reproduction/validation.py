@@ -20,6 +20,7 @@ from ganbench.base.errors import UserError
 from ganbench.data import datasets, resizing
 from ganbench.data.datasets import Dataset, UnknownSplit
 from ganbench.data.datasets.folder import find_split, folder_and_split
+from ganbench.data.label_noise import with_label_noise
 from ganbench.evaluation import measure
 from ganbench.evaluation.inputs import needed_extractors
 from ganbench.evaluation.measure import Request
@@ -27,8 +28,8 @@ from ganbench.evaluation.subject import METHODS
 from ganbench.gan import GAN, capabilities, checkpoint
 from ganbench.recipes import SYNTHETIC, Group, Recipe
 from ganbench.reproduction.run import DEFAULT_EXTRACTOR, watched_metric, with_synthetic_data
-from ganbench.training.loop import require_fit
 from ganbench.training.growth import Span, growth_in_words, spans
+from ganbench.training.loop import require_fit
 
 
 class Fault(NamedTuple):
@@ -57,8 +58,8 @@ class Needs:
     networks: dict[str, int] = field(default_factory=dict)
     data: list[str] = field(default_factory=list)
     extractors: list[str] = field(default_factory=list)
-
     spans: list[Span] = field(default_factory=list)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -201,13 +202,13 @@ def _faults(recipe: Recipe) -> Iterator[Fault]:
     except UserError as error:
         key = "name" if recipe.model.name not in registry.names("models") else "args"
         yield Fault("model", key, str(error).removeprefix(f"{recipe.name}: "))
-    yield from _faults_of_data(recipe, gan)
     try:
         if gan is not None:
             spans(gan, recipe.train.batch_size)
     except UserError as error:
         yield Fault("model", "name", str(error))
         return
+    yield from _faults_of_data(recipe, gan)
     yield from _faults_of_metrics(recipe, gan)
 
 
@@ -244,6 +245,11 @@ def _faults_of_data(recipe: Recipe, gan: GAN | None) -> Iterator[Fault]:
             require_fit(gan, recipe, data)
     except UserError as error:
         yield Fault("train", "data", str(error).removeprefix(f"recipe '{recipe.name}': "))
+    try:
+        if data is not None:
+            with_label_noise(data, recipe.train.label_noise)
+    except UserError as error:
+        yield Fault("train", "label_noise", str(error))
     for key, text in (("reference", recipe.evaluate.reference), ("real", recipe.evaluate.real)):
         if key == "real" and _is_whole_folder(recipe.train.data):  # such a folder has no real images to spare
             continue
@@ -359,12 +365,13 @@ def _lines_of_recipe(need: Needs) -> list[str]:
     images = f"{train.batch_size} images"
     if train.labels:
         images = f"{train.batch_size} images with labels and {train.unlabelled_batch_size} without"
+    grows = growth_in_words(need.spans, train.steps)
     budgets = ", ".join(f"{name} {budget.steps:,} steps" for name, budget in recipe.budget.items())
     return [
         f"{recipe.name}: right ({recipe.title})",
         f"  model       {recipe.model.name}, {need.parameters:,} parameters",
         f"  training    {train.steps:,} steps of {images}" + (f"; {budgets}" if budgets else ""),
-        f"  evaluation  {evaluate.num:,} images: {', '.join(evaluate.metrics)}",
-    grows = growth_in_words(need.spans, train.steps)
-    ]
+        *([f"  labels      with noise: {train.label_noise}"] if train.label_noise else []),
         *([f"  growing     {grows}"] if grows else []),
+        f"  evaluation  {evaluate.num:,} images: {', '.join(evaluate.metrics)}",
+    ]

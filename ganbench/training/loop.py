@@ -27,6 +27,7 @@ from ganbench.base.errors import UserError, shortened
 from ganbench.data.datasets import Dataset
 from ganbench.data.datasets.decoded import for_training
 from ganbench.data.images import grid, save_png, to_float, to_uint8
+from ganbench.data.label_noise import with_label_noise
 from ganbench.gan import GAN, Batch, capabilities, checkpoint
 from ganbench.recipes import Recipe
 from ganbench.training import health
@@ -95,7 +96,7 @@ def train(
     """
     torch.manual_seed(seed)
     gan = new_model(recipe, data)  # a misfit is reported before anything is written or thrown away
-    data = for_training(data, say=say or (lambda text: None))
+    data = for_training(with_label_noise(data, recipe.train.label_noise), say=say or (lambda text: None))
     place = RunFolder(folder)
     with place.lock() if distributed.rank() == 0 else contextlib.nullcontext():
         if fresh and distributed.rank() == 0:
@@ -401,8 +402,8 @@ def require_fit(gan: GAN, recipe: Recipe, data: Dataset) -> None:
         if name not in gan.logged and not name.endswith("_loss"):
             known = ", ".join(gan.logged) or "none besides"
             raise UserError(
-                f"{whose}: [watch] limits names '{name}', which the model does not log: name a loss, or one of its other "
-                f"logged values ({known})."
+                f"{whose}: [watch] limits names '{name}', which the model does not log: name a loss, or one of its "
+                f"other logged values ({known})."
             )
     classes = gan.num_classes or gan.classes
     if classes:

@@ -23,6 +23,7 @@ from torch import Tensor
 from ganbench.base import registry
 from ganbench.base.data_spec import apart, class_part, classes_in, name_in, rows_in
 from ganbench.base.errors import UserError
+from ganbench.base.label_noise import LabelNoise
 from ganbench.base.standard_output import user_code
 from ganbench.data.decoding import Decoding
 from ganbench.data.images import check
@@ -38,7 +39,8 @@ class Dataset:
     classes, or empty. first_class: in a class subset, the label that class 0 has in the whole data set; otherwise 0.
     left_out: number of files of a folder that are not read, by reason. remarks: sentences for the user about the choice
     between two ways in which the source could be read. where: the folder, for messages.
-    all_classes: in a class subset, the names of all classes of the whole set.
+    all_classes: in a class subset, the names of all classes of the whole set. label_noise: the noise that the labels
+    have (`label_noise.with_label_noise`), or None.
     Raises TypeError if images or labels have another dtype or shape.
     """
 
@@ -52,6 +54,7 @@ class Dataset:
     remarks: tuple[str, ...] = ()
     where: str = ""
     all_classes: tuple[str, ...] = ()
+    label_noise: LabelNoise | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
