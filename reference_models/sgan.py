@@ -79,7 +79,7 @@ SETTINGS = {
 }
 
 
-# --- Networks: each layer of G and D_xy gets y ---
+# --- Networks: each layer of G and D_xy gets y. w: their width ---
 
 
 def conv_norm(cin: int, cout: int, kernel: int, padding: int, stride: int = 1, slope: float = 0.2) -> list[nn.Module]:
@@ -110,7 +110,7 @@ class MnistDiscriminator(ConditionalSequential):
         return super().forward(x, layers.gaussian_noise(condition, 0.3) if self.is_xz else condition)
 
 
-def mnist_networks(latent_dim: int, classes: int) -> tuple[nn.Module, ...]:
+def mnist_networks(latent_dim: int, classes: int, w: int) -> tuple[nn.Module, ...]:
     """G, I, C, D_xy and D_xz for MNIST, inside which images are in [0, 1] (deviation 5)."""
     conv = partial(conv_norm, slope=0.0)
     G = ConditionalSequential(
@@ -126,36 +126,37 @@ def mnist_networks(latent_dim: int, classes: int) -> tuple[nn.Module, ...]:
         nn.Linear(128, classes), Float32(),
     )
     D_xy, D_xz = MnistDiscriminator(classes, is_xz=False), MnistDiscriminator(latent_dim, is_xz=True)
-    return G, inference(1, 28, latent_dim), C, D_xy, D_xz
+    return G, inference(1, 28, latent_dim, w), C, D_xy, D_xz
 
 
-def inference(channels: int, side: int, latent_dim: int) -> nn.Module:
+def inference(channels: int, side: int, latent_dim: int, w: int) -> nn.Module:
     """I for all images; z is not squashed."""
     conv = partial(conv_norm, kernel=4, padding=1, stride=2)
     return nn.Sequential(
         Affine(0.5, 0.5) if channels == 1 else nn.Identity(),
-        *conv(channels, 64), *conv(64, 128), *conv(128, 256), *conv(256, 512), nn.Flatten(),
-        nn.Linear(512 * (side // 16) ** 2, latent_dim), Float32(),
+        *conv(channels, 2 * w), *conv(2 * w, 4 * w), *conv(4 * w, 8 * w), *conv(8 * w, 16 * w), nn.Flatten(),
+        nn.Linear(16 * w * (side // 16) ** 2, latent_dim), Float32(),
     )
 
 
 class DiscriminatorXZ(nn.Module):
     """D_xz: convolutions of x and fully connected layers of z, then of both."""
 
-    def __init__(self, latent_dim: int):
+    def __init__(self, latent_dim: int, w: int):
         super().__init__()
-        self.z = nn.Sequential(nn.Linear(latent_dim, 512), nn.LeakyReLU(0.2), nn.Linear(512, 512), nn.LeakyReLU(0.2))
+        k, act = 16 * w, nn.LeakyReLU(0.2)
+        self.z = nn.Sequential(nn.Linear(latent_dim, k), act, nn.Linear(k, k), act)
         self.x = nn.Sequential(
-            layers.down_conv(3, 128), nn.LeakyReLU(0.2),
-            *conv_norm(128, 256, 5, 2, stride=2), *conv_norm(256, 512, 5, 2, stride=2), nn.Flatten(),
+            layers.down_conv(3, 4 * w), act,
+            *conv_norm(4 * w, 8 * w, 5, 2, stride=2), *conv_norm(8 * w, k, 5, 2, stride=2), nn.Flatten(),
         )
-        self.out = nn.Sequential(nn.Linear(8192 + 512, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1))
+        self.out = nn.Sequential(nn.Linear(16 * k + k, 2 * k), act, nn.Linear(2 * k, 1))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.out(torch.cat([self.x(x), self.z(z)], 1)).squeeze(1).float()  # N
 
 
-def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module, ...]:
+def colour_networks(latent_dim: int, classes: int, data: str, w: int = 32) -> tuple[nn.Module, ...]:
     """G, I, C, D_xy and D_xz for images of 32 x 32. C has batch norm on SVHN, and mean-only batch norm on CIFAR-10."""
 
     def up(cin: int, cout: int) -> list[nn.Module]:
@@ -166,35 +167,37 @@ def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module
         return [JoinLabel(), WeightNorm(nn.Conv2d(cin + classes, cout, 3, stride, padding)), nn.LeakyReLU(0.2)]
 
     G = ConditionalSequential(  # 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32
-        JoinLabel(), nn.Linear(latent_dim + classes, 8192, bias=False),
-        layers.ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (512, 4, 4)),
-        *up(512, 256), *up(256, 128),
-        JoinLabel(), WeightNorm(layers.up_conv(128 + classes, 3), scaled=True), Float32(), nn.Tanh(),
+        JoinLabel(), nn.Linear(latent_dim + classes, 256 * w, bias=False),
+        layers.ShiftNorm(nn.BatchNorm1d(256 * w, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (16 * w, 4, 4)),
+        *up(16 * w, 8 * w), *up(8 * w, 4 * w),
+        JoinLabel(), WeightNorm(layers.up_conv(4 * w + classes, 3), scaled=True), Float32(), nn.Tanh(),
     )
     if data == "svhn":
         C = nn.Sequential(
-            nn.Dropout(0.2), *nine_conv_layers(conv_norm), nn.Flatten(),
-            nn.Linear(128, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
+            nn.Dropout(0.2), *nine_conv_layers(conv_norm, w), nn.Flatten(),
+            nn.Linear(4 * w, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
         )
     else:
         C = nn.Sequential(
-            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)]),
-            layers.MeanOnlyNorm(128, classes, 1, 0), nn.Flatten(),
+            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)], w),
+            layers.MeanOnlyNorm(4 * w, classes, 1, 0), nn.Flatten(),
         )
     D_xy = ConditionalSequential(
-        nn.Dropout(0.2), *conv(3, 32, 1, 1), *conv(32, 32, 2, 1), nn.Dropout(0.2), *conv(32, 64, 1, 1),
-        *conv(64, 64, 2, 1), nn.Dropout(0.2), *conv(64, 128, 1, 0), *conv(128, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(128 + classes, 1), scaled=True), Float32(), nn.Flatten(0),
+        nn.Dropout(0.2), *conv(3, w, 1, 1), *conv(w, w, 2, 1), nn.Dropout(0.2), *conv(w, 2 * w, 1, 1),
+        *conv(2 * w, 2 * w, 2, 1), nn.Dropout(0.2), *conv(2 * w, 4 * w, 1, 0), *conv(4 * w, 4 * w, 1, 0),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(4 * w + classes, 1), scaled=True),
+        Float32(), nn.Flatten(0),
     )
-    return G, inference(3, 32, latent_dim), C, D_xy, DiscriminatorXZ(latent_dim)
+    return G, inference(3, 32, latent_dim, w), C, D_xy, DiscriminatorXZ(latent_dim, w)
 
 
-def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
+def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]], w: int) -> list[nn.Module]:
     """32 -> 16 -> 8 -> 6, mean over places; `conv` takes maps in, maps out, kernel and padding."""
+    a, b, c = 4 * w, 8 * w, 16 * w
     return [
-        *conv(3, 128, 3, 1), *conv(128, 128, 3, 1), *conv(128, 128, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(128, 256, 3, 1), *conv(256, 256, 3, 1), *conv(256, 256, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+        *conv(3, a, 3, 1), *conv(a, a, 3, 1), *conv(a, a, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(a, b, 3, 1), *conv(b, b, 3, 1), *conv(b, b, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(b, c, 3, 0), *conv(c, b, 1, 0), *conv(b, a, 1, 0), nn.AdaptiveAvgPool2d(1),
     ]
 
 
@@ -221,14 +224,15 @@ class SGAN(GAN):
 
     data: the networks and schedules of 'mnist', 'svhn' or 'cifar10'. labels: the number of labelled images, on which
     C's batch for MNIST depends. epoch_steps: steps in an epoch of the schedules. pretrain_steps: steps of C alone
-    before the first epoch. r_y, r_z: weights of the collaborative games; the ablations have 0.
+    before the first epoch. r_y, r_z: weights of the collaborative games; the ablations have 0. width: maps of the first
+    layer of D_xy for colour images, in proportion to which all networks for those and I have maps.
     """
 
     num_classes = 10
     game = "d_xy_loss", "g_loss"
 
     def __init__(self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 300,
-                 pretrain_steps: int = 0, r_y: float = 1.0, r_z: float = 1.0):
+                 pretrain_steps: int = 0, r_y: float = 1.0, r_z: float = 1.0, width: int = 32):
         super().__init__()
         if data not in SETTINGS:
             raise ValueError(f"data must be one of {', '.join(SETTINGS)}, not {data!r}")
@@ -238,8 +242,9 @@ class SGAN(GAN):
             self.setting = self.setting._replace(c_batch=c_batch, d_labelled=n, alone=(n, *self.setting.alone[1:]))
         self.image_shape, self.epoch_steps, self.pretrain_steps = self.setting.image_shape, epoch_steps, pretrain_steps
         self.r_y, self.r_z = r_y, r_z
-        networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data)
-        self.G, self.I, self.C, self.D_xy, self.D_xz = networks
+        self.G, self.I, self.C, self.D_xy, self.D_xz = (
+            mnist_networks(latent_dim, k, width) if data == "mnist" else colour_networks(latent_dim, k, data, width)
+        )
         layers.normal_start(self, 0.05)
         if data == "mnist":
             layers.normal_start(self.C[-2], 0.01)  # the last layer

@@ -70,7 +70,7 @@ SETTINGS = {
 }
 
 
-# --- Networks: each layer of G and D gets y ---
+# --- Networks: each layer of G and D gets y. w: their width ---
 
 
 def conv_norm(cin: int, cout: int, kernel: int, padding: int, slope: float = 0.0) -> list[nn.Module]:
@@ -105,7 +105,7 @@ def mnist_networks(latent_dim: int, classes: int) -> tuple[nn.Module, nn.Module,
     return G, C, D
 
 
-def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+def colour_networks(latent_dim: int, classes: int, data: str, w: int = 32) -> tuple[nn.Module, ...]:
     """G, C and D for images of 32 x 32. C has batch norm on SVHN, and mean-only batch norm on CIFAR-10."""
 
     def up(cin: int, cout: int) -> list[nn.Module]:
@@ -116,35 +116,37 @@ def colour_networks(latent_dim: int, classes: int, data: str) -> tuple[nn.Module
         return [JoinLabel(), WeightNorm(nn.Conv2d(cin + classes, cout, 3, stride, padding)), nn.LeakyReLU(0.2)]
 
     G = ConditionalSequential(  # 512 x 4x4 -> 256 x 8x8 -> 128 x 16x16 -> 3 x 32x32
-        JoinLabel(), nn.Linear(latent_dim + classes, 8192, bias=False),
-        layers.ShiftNorm(nn.BatchNorm1d(8192, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (512, 4, 4)),
-        *up(512, 256), *up(256, 128),
-        JoinLabel(), WeightNorm(layers.up_conv(128 + classes, 3), scaled=True), Float32(), nn.Tanh(),
+        JoinLabel(), nn.Linear(latent_dim + classes, 256 * w, bias=False),
+        layers.ShiftNorm(nn.BatchNorm1d(256 * w, eps=1e-6, affine=False)), nn.ReLU(), nn.Unflatten(1, (16 * w, 4, 4)),
+        *up(16 * w, 8 * w), *up(8 * w, 4 * w),
+        JoinLabel(), WeightNorm(layers.up_conv(4 * w + classes, 3), scaled=True), Float32(), nn.Tanh(),
     )
     if data == "svhn":
         C = nn.Sequential(
-            nn.Dropout(0.2), *nine_conv_layers(partial(conv_norm, slope=0.2)), nn.Flatten(),
-            nn.Linear(128, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
+            nn.Dropout(0.2), *nine_conv_layers(partial(conv_norm, slope=0.2), w), nn.Flatten(),
+            nn.Linear(4 * w, classes, bias=False), nn.BatchNorm1d(classes, eps=1e-4), Float32(),
         )
     else:
         C = nn.Sequential(
-            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)]),
-            layers.MeanOnlyNorm(128, classes, 1, 0), nn.Flatten(),
+            GaussianNoise(0.15), *nine_conv_layers(lambda *shape: [layers.MeanOnlyNorm(*shape), nn.LeakyReLU(0.1)], w),
+            layers.MeanOnlyNorm(4 * w, classes, 1, 0), nn.Flatten(),
         )
     D = ConditionalSequential(
-        nn.Dropout(0.2), *conv(3, 32, 1, 1), *conv(32, 32, 2, 1), nn.Dropout(0.2), *conv(32, 64, 1, 1),
-        *conv(64, 64, 2, 1), nn.Dropout(0.2), *conv(64, 128, 1, 0), *conv(128, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(128 + classes, 1), scaled=True), Float32(), nn.Flatten(0),
+        nn.Dropout(0.2), *conv(3, w, 1, 1), *conv(w, w, 2, 1), nn.Dropout(0.2), *conv(w, 2 * w, 1, 1),
+        *conv(2 * w, 2 * w, 2, 1), nn.Dropout(0.2), *conv(2 * w, 4 * w, 1, 0), *conv(4 * w, 4 * w, 1, 0),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), JoinLabel(), WeightNorm(nn.Linear(4 * w + classes, 1), scaled=True),
+        Float32(), nn.Flatten(0),
     )
     return G, C, D
 
 
-def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]]) -> list[nn.Module]:
+def nine_conv_layers(conv: Callable[[int, int, int, int], list[nn.Module]], w: int) -> list[nn.Module]:
     """32 -> 16 -> 8 -> 6, and the mean over places; `conv` takes maps in, maps out, kernel and padding."""
+    a, b, c = 4 * w, 8 * w, 16 * w
     return [
-        *conv(3, 128, 3, 1), *conv(128, 128, 3, 1), *conv(128, 128, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(128, 256, 3, 1), *conv(256, 256, 3, 1), *conv(256, 256, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(256, 512, 3, 0), *conv(512, 256, 1, 0), *conv(256, 128, 1, 0), nn.AdaptiveAvgPool2d(1),
+        *conv(3, a, 3, 1), *conv(a, a, 3, 1), *conv(a, a, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(a, b, 3, 1), *conv(b, b, 3, 1), *conv(b, b, 3, 1), nn.MaxPool2d(2), nn.Dropout(0.5),
+        *conv(b, c, 3, 0), *conv(c, b, 1, 0), *conv(b, a, 1, 0), nn.AdaptiveAvgPool2d(1),
     ]
 
 
@@ -172,13 +174,14 @@ class TripleGAN(GAN):
     data: the networks and schedules of 'mnist', 'svhn' or 'cifar10'. labels: the number of labelled images, on which
     the batches for MNIST depend. epoch_steps: steps in an epoch of the schedules. pretrain_steps: steps of C alone
     before the first epoch (the code has them on MNIST up to 100 labels). p_epoch: the first epoch of R_P; None: the
-    code's for `data`.
+    code's for `data`. width: maps of D's first layer for colour images, in proportion to which all networks for those
+    have maps.
     """
 
     num_classes = 10
 
     def __init__(self, data: str = "mnist", labels: int = 100, latent_dim: int = 100, epoch_steps: int = 600,
-                 pretrain_steps: int = 0, p_epoch: int | None = None):
+                 pretrain_steps: int = 0, p_epoch: int | None = None, width: int = 32):
         super().__init__()
         if data not in SETTINGS:
             raise ValueError(f"data must be one of {', '.join(SETTINGS)}, not {data!r}")
@@ -189,7 +192,7 @@ class TripleGAN(GAN):
         if p_epoch is not None:
             self.setting = self.setting._replace(r_p=(self.setting.r_p[0], p_epoch))
         self.image_shape, self.epoch_steps, self.pretrain_steps = self.setting.image_shape, epoch_steps, pretrain_steps
-        networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data)
+        networks = mnist_networks(latent_dim, k) if data == "mnist" else colour_networks(latent_dim, k, data, width)
         self.G, self.C, self.D = networks
         layers.normal_start(self, 0.05)
         if data == "mnist":
