@@ -1,20 +1,23 @@
 """ganbench: evaluate and reproduce generative image models.
 
-`ganbench.evaluate` measures images or a model, `ganbench.load_results` reads stored results into a frame, and mistakes
-raise `ganbench.UserError`. Importing this package imports nothing heavy: torch is loaded with the first of these that
-needs it.
+`ganbench.evaluate` measures images or a model, `ganbench.Accumulator` batch by batch, `ganbench.load_results` reads
+stored results into a frame, and mistakes raise `ganbench.UserError`. Importing this package imports nothing heavy:
+torch is loaded with the first of these that needs it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "evaluate", "load_results"]
+__all__ = ["Accumulator", "UserError", "evaluate", "load_results"]
 
 if TYPE_CHECKING:
-    from ganbench.api import evaluate, load_results
+    from ganbench.api import Accumulator, evaluate, load_results
     from ganbench.base.errors import UserError
 
-_WHERE = {"evaluate": "ganbench.api", "load_results": "ganbench.api", "UserError": "ganbench.base.errors"}
+_WHERE = {
+    "Accumulator": "ganbench.api", "evaluate": "ganbench.api", "load_results": "ganbench.api",
+    "UserError": "ganbench.base.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,11 @@
     result = ganbench.evaluate("samples/", reference="cifar10:train", metrics=["fid", "kid"])
     result["fid"].value, result["fid"].interval
 
+    fid = ganbench.Accumulator(["fid", "kid"], reference="cifar10:train")
+    for batch in batches:
+        fid.update(batch)
+    fid.compute()
+
 The same numbers, names and messages as on the command line. A mistake raises `ganbench.UserError`.
 """
 
@@ -20,7 +25,8 @@ from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.progress import Reporter
 from ganbench.data.sources import Options, Samples, samples_of
-from ganbench.evaluation import run
+from ganbench.data.sources.objects import as_images, as_labels
+from ganbench.evaluation import accumulating, run
 from ganbench.gan import GAN
 from ganbench.reporting import results
 from ganbench.reporting.results import Result
@@ -121,16 +127,21 @@ def evaluate(
         held_out = source
     elif held_out is not None:
         held_out = _real(held_out, "held_out", held_out_labels, value_range)
-    names = [name.strip() for name in (metrics.split(",") if isinstance(metrics, str) else metrics or ())] or None
     request = run.Request(
         model=model, ckpt=None if ckpt is None else Path(ckpt), images=None if gan is not None else images, gan=gan,
-        reference=reference, held_out=held_out, metrics=names, num=num, batch_size=batch_size, extractor=extractor,
-        weights={name: Path(file) for name, file in (weights or {}).items()}, seed=seed, no_cache=not cache,
+        reference=reference, held_out=held_out, metrics=_names(metrics), num=num, batch_size=batch_size,
+        extractor=extractor, weights={name: Path(file) for name, file in (weights or {}).items()}, seed=seed,
+        no_cache=not cache,
         resolutions=None if resolutions is None else tuple(resolutions), resize=resize,
         device=None if device is None else str(device), channels=channels, alpha=alpha,
         num_reference=num_reference, class_map=class_map, **of_text,
     )
     return run.run(request, Reporter(quiet))
+
+
+def _names(metrics: str | Sequence[str] | None) -> list[str] | None:
+    """Return the names of metrics, which may stand in one text with commas between; None for none."""
+    return [name.strip() for name in (metrics.split(",") if isinstance(metrics, str) else metrics or ())] or None
 
 
 def _text(value: Any) -> str | None:
@@ -149,6 +160,80 @@ def _real(value: Any, what: str, labels: Any, value_range: Range | None) -> Samp
     if callable(value) and not hasattr(value, "__iter__"):
         raise UserError(f"{what}: a generator makes no reference, which is a fixed set of images.")
     return samples_of(value, what, labels=labels, value_range=value_range)
+
+
+class Accumulator:
+    """Metrics of generated images that come batch by batch, against a reference that stays: for a training loop.
+
+    Features are kept, 4 bytes a number; pixels are kept only if a metric looks at them. The reference is looked at
+    once. The result of `compute` is that of `evaluate` on the same images in the same order, without a row of real
+    data.
+
+    Under torch.distributed each process updates with its own images, and all call `compute`, which is over all of them;
+    the process group needs a backend for the CPU ("gloo", or "cpu:gloo,cuda:nccl").
+
+    >>> import torch
+    >>> noise = torch.Generator().manual_seed(0)
+    >>> fd = Accumulator(["fd_pixels"], reference="digits:train", value_range=(0, 1), cache=False)
+    >>> for _ in range(4):
+    ...     fd.update(torch.rand(16, 1, 8, 8, generator=noise))
+    >>> len(fd), fd.compute()["fd_pixels"].n_fake
+    (64, 64)
+    """
+
+    @_in_python_words
+    def __init__(
+        self, metrics: str | Sequence[str] | None = None, reference: Any = None, *, reference_labels: Any = None,
+        held_out: Any = None, held_out_labels: Any = None, value_range: Range | None = None,
+        extractor: str | None = None, weights: Mapping[str, str | os.PathLike[str]] | None = None,
+        resolutions: Sequence[int] | None = None, batch_size: int | None = None, seed: int = 0,
+        device: str | torch.device | None = None, cache: bool = True,
+    ):
+        """The arguments are those of `evaluate`; value_range is of the batches too.
+
+        Raises UserError as `evaluate` does, and for a metric that asks a model and not its images.
+        """
+        self.value_range = value_range
+        if reference is not None and (source := _text(reference)) is not None:
+            reference = source
+        elif reference is not None:
+            reference = _real(reference, "reference", reference_labels, value_range)
+        if held_out is not None:
+            held_out = _real(held_out, "held_out", held_out_labels, value_range)
+        self.of = accumulating.Accumulator(
+            _names(metrics), reference, held_out, extractor, {n: Path(file) for n, file in (weights or {}).items()},
+            None if resolutions is None else tuple(resolutions), batch_size, seed,
+            None if device is None else str(device), cache,
+        )
+
+    def __len__(self) -> int:
+        """The number of images that have come to this process."""
+        return self.of.count
+
+    @_in_python_words
+    def update(self, images: Any, labels: Any = None) -> None:
+        """Add a batch: a tensor or an array of images as `evaluate` takes it, and labels, int64 n, or None.
+
+        Raises UserError for anything else, for images of another shape than before, and for labels that come with some
+        batches alone.
+        """
+        x = as_images(images, "the batch", self.value_range)
+        self.of.update(x, None if labels is None else as_labels(labels, len(x), "the labels of the batch"))
+
+    def compute(self) -> Result:
+        """Return the result for all images so far; more can be added later. Raises UserError for fewer than two."""
+        return self.of.compute()
+
+    def merge(self, other: "Accumulator") -> None:
+        """Add the images of another accumulator, which stays as it is, after these.
+
+        Raises UserError for other metrics or networks, and for images of another shape.
+        """
+        self.of.merge(other.of)
+
+    def reset(self) -> None:
+        """Forget all images. What is known of the reference stays."""
+        self.of.reset()
 
 
 def load_results(folder: str | os.PathLike[str] = "results") -> Any:

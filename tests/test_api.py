@@ -149,6 +149,115 @@ def test_a_network_is_called_in_evaluation_mode_with_its_prior():
     assert labelled["fd_pixels"].value != result["fd_pixels"].value
 
 
+# --- Batch by batch ---
+
+
+def accumulated(batches, labels=None, **how):
+    made = ganbench.Accumulator(**how)
+    for i, batch in enumerate(batches):
+        made.update(batch, None if labels is None else labels[i])
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 50, 200])
+def test_batches_of_any_size_have_the_value_of_the_whole(size, images, expected):
+    """Also by an extractor whose batch is no multiple of these, and after a look in between."""
+    made = ganbench.Accumulator(batch_size=64, **HOW)
+    for index, batch in enumerate(images.split(size)):
+        made.update(batch.permute(0, 2, 3, 1).numpy() if index else batch)
+        if index == 1:
+            made.compute()
+    assert len(made) == len(images)
+    whole = ganbench.evaluate(images, batch_size=64, **HOW)
+    assert values(made.compute()) == values(whole) == values(made.compute())
+    made.reset()
+    made.update(images[:40])
+    assert values(made.compute()) == values(ganbench.evaluate(images[:40], batch_size=64, **HOW))
+
+
+def test_classes_and_smaller_sizes_are_measured_as_of_the_whole(images, labels):
+    how = {"reference": "digits:train", "cache": False, "metrics": ["nn_error", "discriminability_mnist-cnn"]}
+    made = accumulated(images.split(50), labels.split(50), **how)
+    whole = ganbench.evaluate(images, labels=labels, **how)
+    assert values(made.compute()) == values(whole)
+    assert any("@4" in name for name in values(whole))
+
+
+def test_two_accumulators_become_one(images, expected):
+    one, other = (accumulated(part.split(30), **HOW) for part in (images[:70], images[70:]))
+    one.merge(other)
+    wanted = expected[1]
+    for metric, (value, error) in values(one.compute()).items():
+        assert value == pytest.approx(wanted[metric][0], rel=1e-5)
+        assert error == pytest.approx(wanted[metric][1], rel=1e-5)
+    assert len(other) == 50
+    empty = ganbench.Accumulator(**HOW)
+    empty.merge(other)
+    assert values(empty.compute()) == values(other.compute())
+    with pytest.raises(UserError, match="with the same metrics"):
+        one.merge(ganbench.Accumulator(["fd_pixels"], "digits:train", cache=False))
+
+
+def test_features_are_kept_and_pixels_only_if_a_metric_looks_at_them(images):
+    made = accumulated([images], reference="digits:train", metrics=["fd_pixels"], cache=False)
+    assert made.of.pixels == []
+    for _ in range(3):
+        made.compute()
+    kept = len(made.of.store._memory) + len(made.of.store._kept)
+    made.compute()
+    assert len(made.of.store._memory) + len(made.of.store._kept) == kept, "each look would take more memory"
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        (lambda a, x: a.update(x.float()), "the batch holds floats: say their range"),
+        (lambda a, x: (a.update(x), a.update(x[..., :4])), "the images are (1, 8, 4), and were (1, 8, 8) before"),
+        (lambda a, x: (a.update(x), a.update(x, [0] * len(x))), "give labels with all batches, or with none"),
+        (lambda a, x: (a.update(x, [0] * len(x)), a.update(x)), "give labels with all batches, or with none"),
+        (lambda a, x: a.update(x, [0]), "the labels of the batch must be"),
+        (lambda a, x: (a.update(x[:1]), a.compute()), "1 images have come"),
+        (lambda a, x: a.compute(), "0 images have come"),
+        (lambda a, x: ganbench.Accumulator(["ppl_pixels"], "digits:train"), "'ppl_pixels' is measured of a model"),
+    ],
+)
+def test_a_mistake_in_a_loop_is_one_line(do, words, images):
+    with pytest.raises(UserError) as error:
+        do(ganbench.Accumulator(**HOW), images)
+    assert words in str(error.value)
+
+
+TOGETHER = """
+import sys, torch, torch.distributed as dist
+import ganbench
+from ganbench.data import datasets
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+x = datasets.load("digits:test").images
+made = ganbench.Accumulator(["fd_pixels", "ms_ssim_all"], reference="digits:train", cache=False)
+for batch in (x[:70] if rank == 0 else x[70:120]).split(30):
+    made.update(batch)
+result = made.compute()
+print(*(m.value for m in result.measurements), result["fd_pixels"].n_fake)
+"""
+
+
+def test_two_processes_measure_the_images_of_both(images, expected, tmp_path):
+    running = [
+        subprocess.Popen([sys.executable, "-c", TOGETHER, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE,
+                         text=True)
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert said[0] == said[1]
+    wanted = expected[1]
+    assert float(said[0][0]) == pytest.approx(wanted["fd_pixels"][0], rel=1e-6)
+    assert float(said[0][1]) == pytest.approx(wanted["ms_ssim_all"][0], rel=1e-6)
+    assert said[0][2] == "120"
+
+
 # --- The result ---
 
 

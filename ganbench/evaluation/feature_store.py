@@ -108,6 +108,23 @@ class FeatureStore:
         if jobs or pixels is not None:
             self._pass(samples, jobs, pixels)
 
+    def provide(self, samples: Samples, name: str, side: int, features: Features) -> None:
+        """Take over features that were made elsewhere: of a set reduced to `side` px (0: as it is)."""
+        self._sets.append(samples)
+        self._memory[id(samples), name, side] = features
+
+    def forget(self, samples: Samples) -> None:
+        """Drop all that is held of a set. What is on disk stays."""
+        mine = id(samples)
+        self._memory = {key: value for key, value in self._memory.items() if key[0] != mine}
+        self._failed = {key: value for key, value in self._failed.items() if key[0] != mine}
+        self._kept = {key: value for key, value in self._kept.items() if key[0] != mine}
+        self._pixels.pop(mine, None)
+        self._labels.pop(mine, None)
+        self._by_moments = {key for key in self._by_moments if key[0] != mine}
+        self._lasting.discard(mine)
+        self._sets = [each for each in self._sets if each is not samples]
+
     def images(self, samples: Samples) -> Tensor | Images:
         """Return the images of a set as metrics get them: those rows that `gather` was told of, or all."""
         return self._pixels.get(id(samples), samples.images)
@@ -268,7 +285,7 @@ class _Job:
         self.path = store.path(samples, name, side)
         self.sink: FeatureSink | MomentSink | None = None
         self.problem: str | None = None
-        self.waiting = _Rebatched(self.size)
+        self.waiting = Rebatched(self.size)
 
     def take(self, batch: Tensor, start: int) -> None:
         """Run the extractor over a batch. An error of the extractor ends this job and no other."""
@@ -357,7 +374,7 @@ class _Job:
                 return
 
 
-class _Rebatched:
+class Rebatched:
     """Batches of one size, from batches of another."""
 
     def __init__(self, size: int):

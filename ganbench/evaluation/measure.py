@@ -112,6 +112,7 @@ def evaluate(
     requests: list[Request], store: FeatureStore, fake: Samples | None, reference: Samples | None,
     held_out: Samples | None, seed: int = 0, resolutions: tuple[int, ...] | None = None, model: Model | None = None,
     unavailable: dict[str, str] | None = None, class_maps: dict[str, dict[int, int]] | None = None,
+    row_of_real: bool = True,
 ) -> tuple[list[Measurement], list[Measurement]]:
     """Measure every request. Returns the measurements of the generated images, and those of the row of real data.
 
@@ -119,7 +120,7 @@ def evaluate(
     representations are measured. held_out: real images that are not in the reference; the row of real data uses them,
     subsampled to the number of generated images. resolutions: replace the protocols' own lower resolutions.
     unavailable: why an extractor cannot be used, by its name. class_maps: the class of an extractor for each label, by
-    its name, where the user says which it is.
+    its name, where the user says which it is. row_of_real: False leaves that row out.
     Raises UserError if the sets differ in their channels.
     """
     for other, what in ((reference, "the reference"), (held_out, "the held-out images")):
@@ -144,14 +145,14 @@ def evaluate(
     for request in requests:
         played.append((request, fake, False))
         player = {"reference": reference, "held_out": unseen, "none": None}[request.protocol.real_row]
-        if player is not None and not request.protocol.asks_model:
+        if row_of_real and player is not None and not request.protocol.asks_model:
             played.append((request, player, True))
     bench.gather(played)
     measurements: list[Measurement] = []
-    row_of_real: list[Measurement] = []
+    of_real: list[Measurement] = []
     for request, of, real in played:
-        (row_of_real if real else measurements).extend(bench.measure(request, of, real))
-    return measurements, row_of_real
+        (of_real if real else measurements).extend(bench.measure(request, of, real))
+    return measurements, of_real
 
 
 class _Bench:
