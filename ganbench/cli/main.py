@@ -24,6 +24,7 @@ from ganbench.cli.compare import compare
 from ganbench.cli.doctor import doctor
 from ganbench.cli.evaluate import evaluate
 from ganbench.cli.figures import figures
+from ganbench.cli.invert import invert
 from ganbench.cli.list_ import list_
 from ganbench.cli.merge import merge
 from ganbench.cli.neighbours import neighbours
@@ -41,7 +42,7 @@ MOST_CHARACTERS = 4000  # of a message: it may quote what somebody else wrote in
 LONGEST_WORD = 400  # characters of a text of the user that a message repeats whole, such as a path
 
 COMMANDS = (
-    baseline, check, compare, doctor, evaluate, figures, list_, merge, neighbours, reproduce, sample, show,
+    baseline, check, compare, doctor, evaluate, figures, invert, list_, merge, neighbours, reproduce, sample, show,
     statistics, table, train_classifier, traverse, validate,
 )
 

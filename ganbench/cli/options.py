@@ -1,6 +1,7 @@
 """Options that several commands share, the words in which their values are written, and examples for `--help`."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,23 @@ class WholeNumber(click.IntRange):
                 f"it must be a whole number from {self.min} to {self.max}, not '{shortened(str(value), 24)}'.",
                 param, ctx,
             )
+        return number
+
+
+class Number(click.FloatRange):
+    """A number from `least` to `most`; the message about another one names both, and is short."""
+
+    def __init__(self, least: float, most: float):
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not self.min <= number <= self.max:  # type: ignore[operator]
+            said = shortened(str(value), 24)
+            self.fail(f"it must be a number from {self.min:g} to {self.max:g}, not '{said}'.", param, ctx)
         return number
 
 

@@ -46,6 +46,8 @@ NEIGHBOURS = ["neighbours", "--images", "digits:test", "--reference", "digits:te
 STATISTICS = ["statistics", "images", "--extractor", "pixels"]
 SAMPLE = ["sample", "--ckpt", "tiny.safetensors", "--num", "4"]
 TRAVERSE = ["traverse", "--ckpt", "tiny.safetensors"]
+INVERT = ["invert", "--num", "2", "--steps", "1", "--restarts", "1", "--loss", "pixels"]
+INVERT_DIGITS = [*INVERT, "--ckpt", "tiny.safetensors", "--images", "digits:test"]
 REPRODUCE = ["reproduce", "tiny.toml", "--dry-run"]
 BASELINE = ["baseline", "tiny.toml"]
 
@@ -84,6 +86,16 @@ ROWS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("evaluate", "out"): ("out", [*OF_DIGITS, "--out={}"]),
     ("figures", "result"): ("result", ["figures", "{}", "--out", "new.png"]),
     ("figures", "out"): ("out", ["figures", "good.json", "--out={}"]),
+    ("invert", "model"): ("text", [*INVERT_DIGITS, "--out", "new", "--model={}"]),
+    ("invert", "ckpt"): ("checkpoint", [*INVERT, "--images", "digits:test", "--out", "new", "--ckpt={}"]),
+    ("invert", "images"): ("source", [*INVERT, "--ckpt", "tiny.safetensors", "--out", "new", "--images={}"]),
+    ("invert", "resize"): ("text", [*INVERT_DIGITS, "--out", "new", "--resize={}"]),
+    ("invert", "image_labels"): (
+        "labels", [*INVERT, "--ckpt", "tiny.safetensors", "--images", "images", "--out", "new", "--image-labels={}"]
+    ),
+    ("invert", "latent"): ("text", [*INVERT_DIGITS, "--out", "new", "--latent={}"]),
+    ("invert", "device"): ("text", [*INVERT_DIGITS, "--out", "new", "--device={}"]),
+    ("invert", "out"): ("folder", [*INVERT_DIGITS, "--out={}"]),
     ("merge", "parts"): ("npz", ["merge", "{}", "--out", "new.npz"]),
     ("merge", "out"): ("out", ["merge", "moments.npz", "--out={}"]),
     ("neighbours", "model"): ("text", ["neighbours", "--ckpt", "tiny.safetensors", "--out", "new.png", "--model={}"]),
