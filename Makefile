@@ -9,14 +9,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-torch lint types check speed calibration clean
+.PHONY: quickstart test suite test-torch lint types check speed calibration clean
 
 quickstart: $(STAMP)
 	$(BIN)/ganbench reproduce dcgan-digits --offline --out quickstart
 	@echo "The command is $(BIN)/ganbench; it is called ganbench after: . $(BIN)/activate"
 	@echo "What this machine has, and what is missing: $(BIN)/ganbench doctor"
 
-test: lint types
+# mypy runs beside the tests: alone it keeps one core busy and leaves the others idle.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: $(STAMP)
 	GANBENCH_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # The tests on another torch. Each torchvision requires one release of torch, so that the right one is found.
