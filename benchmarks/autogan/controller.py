@@ -14,7 +14,7 @@ Deviations from the code:
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +50,6 @@ class Beam(NamedTuple):
 EMPTY = Beam([()], [0.0], torch.zeros(1, HIDDEN), torch.zeros(1, HIDDEN))  # before the first stage
 
 
-class Policy(Protocol):
-    """Draws architectures of one stage."""
-
-    def draw(self, n: int, beam: Beam) -> Draw:
-        """Draw n architectures: one of the beam each, uniformly and with replacement, and the tokens of one more cell.
-
-        The only source of randomness is torch's global generator.
-        """
-
-
 class Controller(nn.Module):
     """An LSTM that draws the tokens of cell `stage` one after the other, each from the softmax of its own linear layer.
 
@@ -74,7 +64,10 @@ class Controller(nn.Module):
         self.logits = nn.ModuleList(nn.Linear(HIDDEN, size) for size in self.sizes)
 
     def draw(self, n: int, beam: Beam) -> Draw:
-        """See `Policy`."""
+        """Draw n architectures: one of the beam each, uniformly and with replacement, and the tokens of one more cell.
+
+        The only source of randomness is torch's global generator.
+        """
         rows = torch.randint(len(beam.archs), (n,))
         log_p, entropy, tokens, (h, c) = self.unroll((beam.hidden[rows], beam.cell[rows]))
         archs = [(*beam.archs[row], *own) for row, own in zip(rows.tolist(), tokens.tolist(), strict=True)]
@@ -106,7 +99,7 @@ class Uniform:
         self.sizes = choices(stage)
 
     def draw(self, n: int, beam: Beam) -> Draw:
-        """See `Policy`."""
+        """Draw n architectures as `Controller.draw` does; their hidden states are 0."""
         rows = torch.randint(len(beam.archs), (n,)).tolist()
         tokens = torch.stack([torch.randint(size, (n,)) for size in self.sizes], 1).tolist()
         logs = torch.tensor(self.sizes).float().log()
