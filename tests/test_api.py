@@ -1,5 +1,6 @@
 """The door for Python code: the numbers of the command line, from objects; and messages in Python's words."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from support import save_tiny
+from support import ROOT, save_tiny
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -350,6 +351,12 @@ def test_an_error_of_somebody_elses_function_is_passed_on():
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         ganbench.evaluate(broken, num=10, **HOW)
+
+
+def test_the_page_says_what_happens(place):
+    done = doctest.testfile(str(ROOT / "docs/python.md"), module_relative=False)
+    assert done.attempted >= 9
+    assert done.failed == 0
 
 
 # --- Imports ---
