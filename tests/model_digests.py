@@ -26,7 +26,7 @@ from ganbench.base import registry
 from ganbench.gan import Batch, capabilities
 
 N, STEPS = 6, 20
-LARGEST = 32  # pixels of a stage of a growing model
+LARGEST = 8  # pixels of a stage of a growing model
 
 
 def configurations():
