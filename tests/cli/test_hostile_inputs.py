@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -393,20 +394,30 @@ def stop(*_: object) -> None:
 
 
 def snapshot(place: Path) -> dict[str, tuple]:
-    found = {}
-    for folder, folders, files in os.walk(place):
-        for name in (*folders, *files):
-            state = os.lstat(os.path.join(folder, name))
-            found[os.path.join(folder, name)] = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_mode)
-    return {k: v[:1] + v[3:] if os.path.isdir(k) else v for k, v in found.items() if "__pycache__" not in k}
+    found, folders = {}, [os.fspath(place)]
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name != "__pycache__":
+                    found[entry.path] = state(entry.stat(follow_symlinks=False))
+                    folders += [entry.path] * entry.is_dir(follow_symlinks=False)
+    return found
 
 
-def run_case(args: list[str], place: Path, streams: tuple[int, int]) -> dict:
-    """Run a command in this process, with its output in files."""
+def state(of: os.stat_result) -> tuple:
+    folder = stat.S_ISDIR(of.st_mode)
+    return (of.st_ino, of.st_mode) if folder else (of.st_ino, of.st_mode, of.st_size, of.st_mtime_ns)
+
+
+def run_case(args: list[str], place: Path, streams: tuple[int, int], before: dict[str, tuple]) -> tuple[dict, dict]:
+    """Run a command in this process, with its output in files. Return what it did, and the files that are there now.
+
+    before: the files that are there.
+    """
     for number in streams:
         os.ftruncate(number, 0)
         os.lseek(number, 0, os.SEEK_SET)
-    before, began = snapshot(place), time.process_time()
+    began = time.process_time()
     code: object = "no exit"
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -420,14 +431,15 @@ def run_case(args: list[str], place: Path, streams: tuple[int, int]) -> dict:
     sys.stdout.flush()
     sys.stderr.flush()
     out, err = (os.pread(n, 100_000, 0).decode("utf-8", "backslashreplace") for n in streams)
-    after = snapshot(place)
+    seconds, after = time.process_time() - began, snapshot(place)
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     for path in changed:  # the next case begins anew
         if path not in before:
             shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):
                 os.unlink(path)
-    return {"code": code, "out": out, "err": err, "changed": changed, "seconds": time.process_time() - began}
+    after = snapshot(place) if changed else after
+    return {"code": code, "out": out, "err": err, "changed": changed, "seconds": seconds}, after
 
 
 def child(place: Path, report: Path, cases: dict[str, list[str]], edits: dict[str, tuple[str, str]]) -> None:
@@ -444,13 +456,16 @@ def child(place: Path, report: Path, cases: dict[str, list[str]], edits: dict[st
         streams.append(file)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", errors="backslashreplace") for n in (1, 2))
     with open(report, "w") as lines:
+        now = snapshot(place)
         for name, args in cases.items():
             if name in edits:
                 file, text = edits[name]
                 (place / file).write_text(text)
+                now[os.fspath(place / file)] = state(os.lstat(place / file))
             lines.write(json.dumps({"name": name}) + "\n")
             lines.flush()
-            lines.write(json.dumps(run_case(args, place, (streams[0], streams[1]))) + "\n")
+            outcome, now = run_case(args, place, (streams[0], streams[1]), now)
+            lines.write(json.dumps(outcome) + "\n")
             lines.flush()
 
 
