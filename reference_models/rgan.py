@@ -307,16 +307,15 @@ class LabelNoiseGAN(GAN):
         return self.generate(self.sample_latent(len(y)).to(self.device), true), true
 
     def estimate(self, x: Tensor, y: Tensor, step: int, opt: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-        """Train the classifier; in the second half of these steps, note anchor points (Patrini et al., Equation 12).
+        """Train the classifier; in the second half of these steps, look for anchors (Patrini et al., Equation 12).
 
-        The anchor of class i is the image whose noisy label is i with the highest probability, T[i, i] of its class.
-        The classifier's probabilities p(y~ | anchor of i) are row i of T.
+        The anchor of class i is the image of the batch that most probably has the noisy label i. Row i of T is the mean
+        over batches of the classifier's p(y~ | anchor of i).
         """
-        logits = self.C(x)
-        if step >= self.pretrain_steps // 2:
-            p, classes = logits.detach().softmax(1), torch.arange(self.num_classes, device=x.device)
-            best, at = p.max(0)
-            self.T = torch.where((best > self.T[classes, classes])[:, None], p[at], self.T)
+        logits, batches = self.C(x), step - self.pretrain_steps // 2 + 1
+        if batches > 0:
+            p = logits.detach().softmax(1)
+            self.T += (p[p.argmax(0)] - self.T) / batches
         return {"c_loss": minimize(F.cross_entropy(logits, y), opt["C"])}
 
     def optimizers(self) -> dict[str, Optimizer]:
