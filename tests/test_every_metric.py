@@ -11,7 +11,7 @@ import torch
 
 from ganbench.base import registry
 from ganbench.evaluation import measure
-from ganbench.metrics import frechet, probes
+from ganbench.metrics import frechet, hierarchical_parzen, probes
 from ganbench.metrics.contract import NEEDS, Inputs, Model, Protocol, Side, Unavailable
 
 PROTOCOLS = list(measure.protocols().values())
@@ -51,9 +51,10 @@ SEES_IMAGES = [p for p in PROTOCOLS if any(p.needs_side(s) for s in ("real", "fa
 
 
 @pytest.fixture(autouse=True)
-def few_labels(monkeypatch):
-    """A thousand labels need more images than these tests have; one label per class runs the same code."""
+def small_protocols(monkeypatch):
+    """A thousand labels need more images than these tests have, and many windows take long: fewer run the same code."""
     monkeypatch.setattr(probes, "LABELS", CLASSES)
+    monkeypatch.setattr(hierarchical_parzen, "COARSEST_WINDOWS", 1000)
 
 
 def every(protocols=PROTOCOLS):
