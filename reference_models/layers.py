@@ -445,6 +445,42 @@ class PixelNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
 
 
+class AdaIN(nn.Module):
+    """Adaptive instance norm: (1 + y_s) norm(h) + y_b for each channel, where [y_s, y_b] is linear in a style w.
+
+    norm(h) has mean 0 and variance 1 over the pixels of each image and channel. h: N x C x H x W; w: N x `latent_dim`.
+    The linear layer has an equalised learning rate with gain 1, and bias 0.
+    Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", 2017; Karras,
+    Laine, Aila, "A Style-Based Generator Architecture", 2019, Equation 1; eps and gain of its code.
+    """
+
+    def __init__(self, width: int, latent_dim: int, eps: float = 1e-8):
+        super().__init__()
+        self.affine, self.eps = EqualisedRate(nn.Linear(latent_dim, 2 * width), gain=1), eps
+
+    def forward(self, h: Tensor, w: Tensor) -> Tensor:
+        scale, shift = self.affine(w)[:, :, None, None].chunk(2, 1)
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        return (1 + scale) * F.instance_norm(h, eps=self.eps) + shift
+
+
+class NoiseInput(nn.Module):
+    """h + b e for each channel: e is one noise image for all channels, N(0, 1) at each pixel, and b starts at 0.
+
+    h: N x C x H x W; noise: e, N or 1 x 1 x H x W; None draws it on h's device.
+    Karras, Laine, Aila, "A Style-Based Generator Architecture", 2019, Section 2.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(width, 1, 1))
+
+    def forward(self, h: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None:
+            noise = torch.randn(len(h), 1, *h.shape[2:], dtype=h.dtype, device=h.device)
+        return h + self.scale * noise
+
+
 @contextmanager
 def moments_kept(net: nn.Module) -> Iterator[None]:
     """Training passes inside normalise by their own batch and leave all running moments of `net` as they are."""

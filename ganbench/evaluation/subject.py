@@ -9,7 +9,7 @@ from ganbench.base.precision import full_float32
 from ganbench.data.images import to_float
 from ganbench.features import FeatureExtractor, Features
 from ganbench.gan import GAN, capabilities
-from ganbench.metrics import Model
+from ganbench.metrics import Model, Space
 
 BATCH = 500
 # Extractors that are parts of the model, and the methods that they call.
@@ -28,13 +28,16 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
     has_codes = {"codes", "code_log_likelihood", "generate"} <= set(can)
     levels = {"pyramid", "sample_level"} <= set(can) and not gan.num_classes
 
-    @torch.inference_mode()
-    def generate(z: Tensor, y: Tensor | None = None) -> Tensor:
-        labels = [None] * len(z.split(BATCH)) if y is None else y.split(BATCH)
-        pairs = zip(z.split(BATCH), labels, strict=True)
-        with full_float32():
-            images = [gan.generate(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
-        return torch.cat([x.float().cpu() for x in images])
+    def of_latents(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @torch.inference_mode()
+        def call(z: Tensor, y: Tensor | None = None) -> Tensor:
+            labels = [None] * len(z.split(BATCH)) if y is None else y.split(BATCH)
+            pairs = zip(z.split(BATCH), labels, strict=True)
+            with full_float32():
+                parts = [function(a.to(device), None if b is None else b.to(device)) for a, b in pairs]
+            return torch.cat([x.float().cpu() for x in parts])
+
+        return call
 
     @torch.inference_mode()
     def code_log_likelihood(z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -68,11 +71,15 @@ def under_test(gan: GAN, name: str, args: dict[str, object], device: torch.devic
 
     return Model(
         name, gan.num_classes, dict(args), sample_latent=gan.sample_latent,
-        generate=generate if "generate" in can else None, encode=of_images("encode"),
+        generate=of_latents(gan.generate) if "generate" in can else None, encode=of_images("encode"),
         reconstruct=of_images("reconstruct"), classify=of_images("classify"),
         codes={code.name: code.entropy for code in gan.codes()} if has_codes else {},
         code_log_likelihood=code_log_likelihood if has_codes else None,
         pyramid=pyramid if levels else None, sample_level=sample_level if levels else None,
+        latent_spaces=tuple(
+            Space(space.name, of_latents(space.of), of_latents(space.generate), space.straight)
+            for space in (gan.latent_spaces() if "latent_spaces" in can else ())
+        ),
     )
 
 

@@ -63,14 +63,14 @@ the stage stands in a buffer, which the training step fills: the averaged model 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three and the last two.
+# Methods that a model may define; a metric names those that it needs. `GAN` describes the first three.
 # x is float N x C x H x W in [-1, 1]. A method that its configuration rules out raises ValueError with the reason.
 #   encode(x)                  -> float N x d, latents of the images
 #   encoder_features(x)        -> float N x ..., a hidden layer of the encoder
@@ -82,9 +82,11 @@ from torch.optim import Optimizer
 #   pyramid(x)                 -> list of float N x C x s x s, x at each level, coarsest first, in the model's own unit
 #   sample_level(k, x, generator) -> float N x C x s x s, samples of level k given the true level k - 1 of x
 #   inversion_loss(x)          -> function of N images G(z) to float N: how far each is from x, to be lowered over z
+#   latent_spaces()            -> tuple of `LatentSpace`: Z, and the spaces between z and the image, such as W
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
     "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level", "inversion_loss",
+    "latent_spaces",
 )
 
 
@@ -145,6 +147,20 @@ class Code(NamedTuple):
     def entropy(self) -> float:
         """H(c) in nats; for a continuous code, the differential entropy."""
         return math.log(self.values or 2)
+
+
+class LatentSpace(NamedTuple):
+    """A space between z and the image: G(z) = generate(of(z, y), y), with all noise that G adds by itself fixed.
+
+    name: 'z', 'w'. of(z, y): latents of this space, float n x d, from latents z and labels (int64 n or None).
+    generate(w, y): images, float n x C x H x W in [-1, 1], from latents of this space. All are on the model's device.
+    straight: paths between latents are straight lines; otherwise they follow the sphere.
+    """
+
+    name: str
+    of: Callable[[Tensor, Tensor | None], Tensor]
+    generate: Callable[[Tensor, Tensor | None], Tensor]
+    straight: bool = False
 
 
 class GAN(nn.Module):
@@ -234,6 +250,10 @@ class GAN(nn.Module):
 
         x: the samples G(z), float n x C x H x W in [-1, 1]. z: their latents.
         """
+        raise NotImplementedError
+
+    def latent_spaces(self) -> tuple[LatentSpace, ...]:
+        """Return the latent spaces whose paths and planes are measured; the first one is Z."""
         raise NotImplementedError
 
     @property

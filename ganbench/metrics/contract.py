@@ -142,6 +142,7 @@ class Model:
     pyramid(images): the images at each level of a model that generates level by level without labels, coarsest first,
     float32 N x C x s x s in its own unit. sample_level(k, images, generator): samples of level k given the true level
     k - 1 of each image, in the same unit.
+    latent_spaces: the spaces whose paths and planes are measured, if the model names them; see `spaces`.
     num_classes: 0 if the model takes no labels. args: arguments of the constructor.
     """
 
@@ -157,6 +158,33 @@ class Model:
     code_log_likelihood: Callable[[Tensor, Tensor | None], Tensor] | None = None
     pyramid: Callable[[Tensor], list[Tensor]] | None = None
     sample_level: Callable[[int, Tensor, torch.Generator], Tensor] | None = None
+    latent_spaces: tuple["Space", ...] = ()
+
+    @property
+    def spaces(self) -> tuple["Space", ...]:
+        """The latent spaces; Z alone if the model names none."""
+        if self.latent_spaces or self.generate is None:
+            return self.latent_spaces
+        return (Space("z", lambda z, y: z, self.generate),)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A latent space of a model: G(z) = generate(of(z, y), y).
+
+    name: 'z', 'w'. of(z, y): its latents, float32 n x d, from latents z and labels, int64 n or None. generate: float32
+    images in [-1, 1] from its latents and labels. straight: paths are straight lines; otherwise they follow the sphere.
+    """
+
+    name: str
+    of: Callable[[Tensor, Tensor | None], Tensor]
+    generate: Callable[[Tensor, Tensor | None], Tensor]
+    straight: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """The end of a metric's name for this space: none for Z, '@w' for W."""
+        return "" if self.name == "z" else f"@{self.name}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     PPL = E[ d( G(slerp(z1, z2; t)), G(slerp(z1, z2; t + eps)) ) / eps^2 ],   eps = 1e-4
 
 Source: Karras et al. (2019), "A Style-Based Generator Architecture for Generative Adversarial Networks",
-arXiv:1812.04948, Section 4.1, in Z. `ppl` draws t uniformly from (0, 1) (the paper's 'full'). `ppl_end` uses t = 0,
+arXiv:1812.04948, Section 4.1. `ppl` draws t uniformly from (0, 1) (the paper's 'full'). `ppl_end` uses t = 0,
 like the official code for 'end'; by symmetry this equals t in {0, 1}. As in the official code, distances below the 1st
 and above the 99th percentile are excluded. Range [0, inf), lower is better: a smooth generator changes evenly.
 
@@ -11,7 +11,9 @@ d is the squared Euclidean distance of an extractor's features; with the network
 are 10,000 paths (100,000 in the paper), and images are neither cropped nor reduced. Along a path the direction follows
 slerp, and the length changes linearly. If the generator normalises z, as in the paper, this is the official path. For
 other generators it stays in the shell where the prior has its mass. (The paths of a uniform prior can leave its cube.)
-A conditional generator gets one class for each path, drawn uniformly. The result agrees with torch-fidelity's PPL for
+A conditional generator gets one class for each path, drawn uniformly. If the model names other latent spaces than Z,
+there is a value for each: `@w` is StyleGAN's W, where paths are straight lines between the images w of the same z, and
+noise of the generator's own is fixed. The value in Z agrees with torch-fidelity's PPL for
 the same latents.
 
 Images are never rounded to grey levels: rounding alone would turn a value of 31 into 1147. They are float32, whose
@@ -26,12 +28,13 @@ The standard error is that of a trimmed mean over the paths, from the Winsorised
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ganbench.metrics.contract import Inputs, Protocol, Unavailable, Value, known, require_rows, require_tensor
+from ganbench.metrics.contract import Inputs, Protocol, Space, Unavailable, Value, known, require_rows, require_tensor
 
 PATHS = 10_000
 EPSILON = 1e-4
@@ -56,15 +59,21 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.where(circle, direction * (length_a + t * (length_b - length_a)), a + t * (b - a))
 
 
+def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Interpolate from `a` (t = 0) to `b` (t = 1) on a straight line. a, b: N x d. t: N. Returns float64 N x d."""
+    return torch.lerp(a.double(), b.double(), t.double()[:, None])
+
+
 def path_lengths(
     generate: Callable[[Tensor, Tensor | None], Tensor], embed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
-    a: Tensor, b: Tensor, t: Tensor, labels: Tensor | None = None, epsilon: float = EPSILON,
+    a: Tensor, b: Tensor, t: Tensor, labels: Tensor | None = None, epsilon: float = EPSILON, straight: bool = False,
 ) -> Tensor:
     """Return the squared distance of features over epsilon^2 for one step on each path: float64 N, at least 0.
 
     generate: maps float32 latents n x d and labels (int64 n or None) to images in [-1, 1]. embed: maps float32 images
     in 0..255 to (features n x k, logits). a, b: floating N x d, the ends of the paths. t: floating N in [0, 1], the
     start of each step. labels: int64 N, or None for an unconditional generator. epsilon: length of the step in t.
+    straight: straight paths, as in W; otherwise the paths of `slerp`, as in Z.
     Source: Karras et al. (2019), Section 4.1.
 
     >>> z, t = torch.tensor([[1.0, 0.0]]), torch.zeros(1)
@@ -75,10 +84,10 @@ def path_lengths(
     require_rows(a, b, names=("a", "b"))
     require_tensor(b, "b", "N x d", n=len(a))
     require_tensor(t, "t", "N", n=len(a))
-    parts = []
+    parts, path = [], lerp if straight else slerp
     for i in range(0, len(a), BATCH):
         rows = slice(i, i + BATCH)
-        steps = [slerp(a[rows], b[rows], t[rows] + e).float() for e in (0.0, epsilon)]
+        steps = [path(a[rows], b[rows], t[rows] + e).float() for e in (0.0, epsilon)]
         y = None if labels is None else labels[rows].repeat(2)
         images = (generate(torch.cat(steps), y) + 1) * 127.5
         before, after = embed(images)[0].double().chunk(2)
@@ -113,21 +122,32 @@ def perceptual_path_length(distances: Tensor) -> tuple[float, float]:
 def _compute(inputs: Inputs, end: bool) -> list[Value]:
     model, generator = inputs.model, inputs.generator
     assert model
-    assert model.generate
     assert model.sample_latent
-    assert inputs.embed
     a, b = model.sample_latent(PATHS, generator), model.sample_latent(PATHS, generator)
     t = torch.rand(PATHS, generator=generator, dtype=torch.float64) * (not end)
     y = torch.randint(model.num_classes, (PATHS,), generator=generator) if model.num_classes else None
-    distances = path_lengths(model.generate, inputs.embed, a, b, t, y)
+    first, *others = model.spaces
+    values, reasons = [_measure(inputs, first, a, b, t, y)], []
+    for space in others:
+        try:
+            values.append(_measure(inputs, space, space.of(a, y), space.of(b, y), t, y))
+        except Unavailable as reason:
+            reasons.append(f"no value in {space.name.upper()}: {reason}")
+    return [replace(values[0], warnings=(*values[0].warnings, *reasons)), *values[1:]]
+
+
+def _measure(inputs: Inputs, space: Space, a: Tensor, b: Tensor, t: Tensor, y: Tensor | None) -> Value:
+    """Return the path length in one latent space, whose latents a and b are the ends of the paths."""
+    assert inputs.embed
+    distances = path_lengths(space.generate, inputs.embed, a, b, t, y, straight=space.straight)
     if not torch.isfinite(distances).all():
         raise Unavailable("some features of generated images are not finite: the generator or the extractor is broken")
     value, error = perceptual_path_length(distances)
 
     checked = slice(CHECKED)
     wide_steps = path_lengths(
-        model.generate, inputs.embed, a[checked], b[checked], t[checked], None if y is None else y[checked],
-        WIDER * EPSILON,
+        space.generate, inputs.embed, a[checked], b[checked], t[checked], None if y is None else y[checked],
+        WIDER * EPSILON, space.straight,
     )
     kept = trimmed(distances)[checked]
     narrow, wide = distances[checked][kept].mean().item(), wide_steps[kept].mean().item()
@@ -141,7 +161,7 @@ def _compute(inputs: Inputs, end: bool) -> list[Value]:
     alike = "all paths have one length"
     uncertainty, unknown = known(error, f"{PATHS:,} paths (trimmed mean)", value, alike)
     details = {"paths": PATHS, "epsilon": EPSILON, "rounding": float(f"{rounding:.2g}")}
-    return [Value(value, uncertainty, 0, PATHS, details=details, warnings=(*warnings, *unknown))]
+    return Value(value, uncertainty, 0, PATHS, space.suffix, details, (*warnings, *unknown))
 
 
 def _protocol(end: bool) -> Protocol:

@@ -13,8 +13,10 @@ Differences from the paper:
 - The paper has 40 classifiers with one binary attribute each. Here the attributes are the extractor's classes, one
   against the rest (a single attribute if there are two classes), and the confidence is the probability of the predicted
   class. One half of the samples therefore serves all attributes, and values can be compared for one extractor only.
-- There are 10,000 samples in Z, of which half are kept; the paper has 200,000 in Z and W. A hyperplane overfits few
+- There are 10,000 samples, of which half are kept; the paper has 200,000. A hyperplane overfits few
   samples: compare at equal counts and equal dimensions of z.
+- If the model names other latent spaces than Z, there is a value for each, from the same samples: `@w` is W, whose
+  planes divide the images w of the same z. Noise of the generator's own is fixed.
 - A conditional generator gets the class as an input and does not take it from z.
 
 The standard error is that of the delta method over the kept samples, for fixed separators: to first order the logarithm
@@ -116,14 +118,15 @@ def linear_separability(x: Tensor, y: Tensor) -> tuple[float, float]:
 def _compute(inputs: Inputs) -> list[Value]:
     model, generator, embed = inputs.model, inputs.generator, inputs.embed
     assert model
-    assert model.generate
     assert model.sample_latent
     assert embed
     z = model.sample_latent(SAMPLES, generator)
-    outputs = []
+    outputs, latents = [], [[] for _ in model.spaces]
     for rows in z.split(BATCH):
         y = torch.randint(model.num_classes, (len(rows),), generator=generator) if model.num_classes else None
-        images = model.generate(rows, y)
+        images = model.spaces[0].generate(rows, y)
+        for found, space in zip(latents, model.spaces, strict=True):
+            found.append(space.of(rows, y))
         if not torch.isfinite(images).all():
             raise Unavailable("some generated images are not finite: the model is broken")
         batch_logits = embed((images * 127.5 + 128).clamp(0, 255).to(torch.uint8))[1]
@@ -138,16 +141,19 @@ def _compute(inputs: Inputs) -> list[Value]:
 
     kept = most_confident(logits, KEPT)
     truth = attributes(logits[kept])
-    predicted = separators(z[kept], truth)
-    value, error = linear_separability(predicted, truth)
     conditional = ("the generator is given the class, so that z says little about it",) if model.num_classes else ()
-    details = {
-        "samples": SAMPLES, "kept": len(kept), "attributes": truth.shape[1],
-        "attributes_seen": int((truth.any(0) & ~truth.all(0)).sum()),
-        "accuracy": (predicted == truth).double().mean().item(),
-    }
-    uncertainty = Uncertainty(error, "standard error", "the samples kept, given the separators (delta method)")
-    return [Value(value, uncertainty, 0, SAMPLES, details=details, warnings=conditional)]
+    values = []
+    for found, space in zip(latents, model.spaces, strict=True):
+        predicted = separators(torch.cat(found)[kept], truth)
+        value, error = linear_separability(predicted, truth)
+        details = {
+            "samples": SAMPLES, "kept": len(kept), "attributes": truth.shape[1],
+            "attributes_seen": int((truth.any(0) & ~truth.all(0)).sum()),
+            "accuracy": (predicted == truth).double().mean().item(),
+        }
+        uncertainty = Uncertainty(error, "standard error", "the samples kept, given the separators (delta method)")
+        values.append(Value(value, uncertainty, 0, SAMPLES, space.suffix, details, conditional))
+    return values
 
 
 PROTOCOLS = [
