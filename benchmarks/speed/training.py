@@ -32,17 +32,20 @@ from ganbench.training.run_folder import RunFolder
 CPU = torch.device("cpu")
 STEPS = 5
 DCGAN = {"g_width": 64, "d_width": 64}
+BIGGAN = {"image_size": 32, "num_classes": 10, "g_width": 32, "d_width": 32, "latent_dim": 80, "attention": 16,
+          "n_critic": 1, "g_lr": 2e-4, "d_lr": 2e-4, "beta1": 0.5}
 CASES: list[tuple[str, str, dict[str, Any], int, float, float]] = [  # title, model, arguments, batch, goals
     ("DCGAN, 28 px", "dcgan", {"image_size": 28, "channels": 1, "num_classes": 10}, 64, 1.3, 1.8),
     ("DCGAN, 32 px", "dcgan", {"image_size": 32, "channels": 3, **DCGAN}, 64, 1.3, 1.8),
     ("AC-GAN, 28 px", "acgan", {"image_size": 28, "channels": 1}, 100, 1.0, 1.0),
     ("BiGAN, permutation-invariant MNIST", "bigan", {}, 128, 2.0, 2.0),
     ("SN-GAN, 32 px", "sngan", {"g_width": 32, "d_width": 32, "n_critic": 1, "g_batch": 1}, 32, 1.0, 1.3),
+    ("BigGAN, 32 px", "biggan", BIGGAN, 32, 1.0, 1.3),
 ]
 
 
 def cases() -> Iterator[Case]:
-    """Yield DCGAN at 28 and 32 px, AC-GAN, BiGAN and SN-GAN, each in float32 and with products in bfloat16."""
+    """Yield DCGAN at 28 and 32 px, AC-GAN, BiGAN, SN-GAN and BigGAN, each in float32 and with products in bfloat16."""
     for title, model, args, batch_size, goal, goal_bf16 in CASES:
         data = images(checkpoint.make_model(model, args, title).image_shape)
         for precision in ("float32", "bf16") if torch.backends.mkldnn.is_available() else ("float32",):
@@ -103,7 +106,7 @@ def plain(model: str, args: dict[str, Any], data: Dataset, batch_size: int, work
     loader = DataLoader(
         Pictures(data), batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )
-    step = {"dcgan": _dcgan, "acgan": _acgan, "bigan": _bigan, "sngan": _sngan}[model]
+    step = {"dcgan": _dcgan, "acgan": _acgan, "bigan": _bigan, "sngan": _sngan, "biggan": _biggan}[model]
 
     def forever() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -168,6 +171,25 @@ def _sngan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
     opt["D"].step()
     opt["G"].zero_grad()
     (-gan.D(gan.G(torch.randn(len(x), gan.latent_dim))).mean()).backward()
+    opt["G"].step()
+    return d_loss
+
+
+def _biggan(gan: Any, opt: dict[str, Adam], x: Tensor, y: Tensor) -> Tensor:
+    def fake() -> tuple[Tensor, Tensor]:
+        c = torch.randint(10, (len(x),))
+        return gan.G(torch.randn(len(x), gan.latent_dim), c), c
+
+    opt["D"].zero_grad()
+    images, c = fake()
+    d_loss = F.relu(1 - gan.D(x, y)).mean() + F.relu(1 + gan.D(images.detach(), c)).mean()
+    d_loss.backward()
+    opt["D"].step()
+    opt["G"].zero_grad()
+    g_loss = -gan.D(*fake()).mean()
+    for w in (p.flatten(1) for name, p in gan.G.named_parameters() if p.ndim > 1 and name != "embed.weight"):
+        g_loss = g_loss + gan.ortho / 2 * (w @ w.T * (1 - torch.eye(len(w)))).square().sum()
+    g_loss.backward()
     opt["G"].step()
     return d_loss
 
