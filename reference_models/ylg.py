@@ -213,8 +213,8 @@ class Discriminator(nn.Module):
         for block, after in zip(self.blocks, self.after, strict=True):
             h = block(h)
             if isinstance(after, LocalAttention):
-                break
-        return h, after
+                return h, after
+        raise AssertionError("every D has attention")
 
     def features(self, x: Tensor) -> Tensor:
         """h, N x C in float32."""
