@@ -87,6 +87,9 @@ def prepared(tmp_path_factory):
     names = ("baseline", "result", "old", "new", "old0", "old1", "new0", "new1", "seed0", "seed1", "seed2")
     for seed, name in enumerate(names):
         results.save(replace(result, seed=seed), folder / f"{name}.json")
+    names = ("truncation_fd_pixels", "truncation_fd_pixels@1.0", "truncation_fd_pixels@0.5")
+    curve = [Measurement(name, "truncation_fd/1: ...", "lower", 20.0) for name in names]
+    results.save(replace(result, measurements=[*result.measurements, *curve]), folder / "result.json")
     for run in ("dcgan-digits", "acgan-mnist"):
         results.save(result, folder / "results" / "runs" / run / "seed0" / "result.json")
     for number in (1, 2):
