@@ -2,7 +2,7 @@
 
     Cost(step_seconds=0.04, timed=5) * 3,000 steps = 2 minutes
 
-Nothing is stored and no data set is needed. A step on a part of the batch comes first: it shows whether the whole batch
+Nothing is stored and no data set is needed. Steps on a part of the batch come first: they show whether the whole batch
 fits into memory, and whether one step of it takes longer than anybody waits for an estimate.
 """
 
@@ -28,8 +28,8 @@ from ganbench.training.loop import timed_steps
 
 STEPS = 5  # that are timed
 MOST_SECONDS = 5.0  # after which no further step is timed
-LONGEST_STEP = 10.0  # seconds; a longer step is estimated from a part of the batch
-PART = 8  # the first step is on this part of the batch
+LONGEST_STEP = 10.0  # seconds; a longer step is estimated from two parts of the batch
+PART = 8  # the first steps are on this part of the batch
 IMAGES = 512  # in the random data set, at least
 COPIES = 5  # of the weights: gradients, two moments of Adam and an average
 
@@ -38,7 +38,7 @@ COPIES = 5  # of the weights: gradients, two moments of Adam and an average
 class Cost:
     """The seconds of a training step, or None and the reason why they are unknown.
 
-    timed: number of whole steps that were timed; 0: estimated from a step on a part of the batch. For a model that
+    timed: number of whole steps that were timed; 0: estimated from steps on parts of the batch. For a model that
     grows, the seconds are the mean over the recipe's steps, and `timed` is the smallest number of any size.
     """
 
@@ -91,16 +91,9 @@ def _measure_stage(recipe: Recipe, device: torch.device, span: Span) -> Cost:
         least = memory.in_words(fixed + data_size)
         return Cost(None, reason=f"at least {least} of memory are needed, {memory.in_words(free)} are free")
     data = random_images(gan, train)
-    part = _part(train)
+    part = _part(train, PART)
     if part is not None:
-        before = _resident()
-        try:
-            less = replace(span, batch_size=part.batch_size)
-            with closing(_timed(replace(recipe, train=part), data, device, less)) as steps:
-                next(steps)  # the first step prepares kernels and memory
-                seconds = next(steps)
-        except (UserError, ValueError, RuntimeError, AssertionError):  # a model whose batch has one size
-            seconds = 0.0
+        before, seconds = _resident(), _of_a_part(recipe, part, data, device, span)
         ratio = train.batch_size / part.batch_size
         grown = max(0, peak_memory(device) - before) if on_cpu else 0
         needed = min(grown, fixed) + round(max(0, grown - fixed) * ratio)
@@ -108,8 +101,10 @@ def _measure_stage(recipe: Recipe, device: torch.device, span: Span) -> Cost:
             return Cost(
                 None, reason=f"about {memory.in_words(needed)} of memory are needed, {memory.in_words(free)} are free"
             )
-        if seconds * ratio > LONGEST_STEP:
-            return Cost(seconds * ratio)
+        if seconds is not None and seconds * ratio > LONGEST_STEP:
+            whole = _extrapolated(recipe, part, seconds, data, device, span)
+            if whole > LONGEST_STEP:
+                return Cost(whole)
     times: list[float] = []
     with closing(_timed(recipe, data, device, span)) as steps:
         next(steps)
@@ -118,6 +113,33 @@ def _measure_stage(recipe: Recipe, device: torch.device, span: Span) -> Cost:
             if len(times) == STEPS or sum(times) > MOST_SECONDS:
                 break
     return Cost(statistics.median(times), len(times))
+
+
+def _of_a_part(recipe: Recipe, part: TrainSpec, data: Dataset, device: torch.device, span: Span) -> float | None:
+    """The seconds of a step on a part of the batch, the shorter of two; None for a model whose batch has one size."""
+    try:
+        less = replace(span, batch_size=part.batch_size)
+        with closing(_timed(replace(recipe, train=part), data, device, less)) as steps:
+            next(steps)  # the first step prepares kernels and memory
+            return min(next(steps), next(steps))  # another process may have taken the core meanwhile
+    except (UserError, ValueError, RuntimeError, AssertionError):
+        return None
+
+
+def _extrapolated(
+    recipe: Recipe, part: TrainSpec, seconds: float, data: Dataset, device: torch.device, span: Span
+) -> float:
+    """The seconds of a whole step on the line through a part of the batch and one of twice its size.
+
+    Some of a step does not depend on the batch: eight times an eighth would be too much.
+    """
+    whole = recipe.train.batch_size
+    twice = _part(recipe.train, PART // 2)
+    longer = None if twice is None else _of_a_part(recipe, twice, data, device, span)
+    if twice is None or longer is None:
+        return seconds * whole / part.batch_size
+    slope = max(0.0, longer - seconds) / (twice.batch_size - part.batch_size)
+    return longer + slope * (whole - twice.batch_size)
 
 
 def _timed(recipe: Recipe, data: Dataset, device: torch.device, span: Span) -> Generator[float, None, None]:
@@ -136,12 +158,12 @@ def random_images(gan: GAN, train: TrainSpec) -> Dataset:
     return Dataset("random", "train", images, torch.arange(n) % (gan.num_classes or gan.classes or 10))
 
 
-def _part(train: TrainSpec) -> TrainSpec | None:
-    """The schedule with a part of the batch; None if the batch is small."""
+def _part(train: TrainSpec, share: int) -> TrainSpec | None:
+    """The schedule with one of `share` parts of the batch; None if the batch is small."""
     if min(train.batch_size, train.unlabelled_batch_size or train.batch_size) < 2 * PART:
         return None
     return replace(
-        train, batch_size=train.batch_size // PART, unlabelled_batch_size=train.unlabelled_batch_size // PART
+        train, batch_size=train.batch_size // share, unlabelled_batch_size=train.unlabelled_batch_size // share
     )
 
 
