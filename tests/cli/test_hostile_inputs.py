@@ -119,7 +119,7 @@ ROWS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("neighbours", "latent"): ("text", [*NEIGHBOURS, "--out", "new.png", "--latent={}"]),
     ("neighbours", "device"): ("text", [*NEIGHBOURS, "--out", "new.png", "--device={}"]),
     ("neighbours", "out"): ("out", [*NEIGHBOURS, "--out={}"]),
-    ("reproduce", "recipe"): ("recipe", ["reproduce", "{}", "--out", "new"]),
+    ("reproduce", "names"): ("recipe", ["reproduce", "{}", "--out", "new"]),
     ("reproduce", "seeds"): ("text", [*REPRODUCE, "--seeds={}"]),
     ("reproduce", "data"): ("text", [*REPRODUCE, "--data={}"]),
     ("reproduce", "device"): ("text", ["reproduce", "tiny.toml", "--out", "new", "--device={}"]),
