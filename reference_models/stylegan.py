@@ -357,6 +357,19 @@ class StyleGAN(GAN):
         near = torch.lerp(self.G.w_mean, w, psi)
         return torch.where(few[:, None], self.styles(near), self.styles(w))
 
+    def generate_truncated(self, z: Tensor, psi: float) -> Tensor:
+        """G(z) truncated in W, with noise of its own for each z."""
+        return self.render(self.truncated(self.G.mapping(z), psi), z)
+
+    def generate_mixed(self, z: Tensor, z2: Tensor, start: int, stop: int) -> Tensor:
+        """G(z), but layers start to stop - 1 have the styles of z2   (Figure 3)"""
+        if not self.styled:
+            raise ValueError("a generator without styles has nothing to mix")
+        if stop > 2 * self.top + 2:
+            raise ValueError(f"its layers are layers 0 to {2 * self.top + 1}")
+        w, w2 = (self.styles(self.G.mapping(latent)) for latent in (z, z2))
+        return self.render(mixed(mixed(w, w2, start), w, stop), z)
+
     def latent_spaces(self) -> tuple[LatentSpace, ...]:
         """Z, and W if there is a mapping network."""
         z = LatentSpace("z", lambda z, y: z, lambda z, y: self.render(self.styles(self.G.mapping(z))))

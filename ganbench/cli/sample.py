@@ -19,14 +19,16 @@ from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examp
 @click.option("--ckpt", type=FILE, required=True, help="A checkpoint (.safetensors).")
 @click.option("--num", type=COUNT, default=100, show_default=True, help="Number of samples.")
 @click.option("--labels", help="Comma-separated classes, repeated to --num. Default: balanced.")
+@click.option("--truncation", type=click.FloatRange(-10, 10), help="Truncation in W of StyleGAN: 1 is none.")
+@click.option("--mix", help="Layers FIRST-LAST: --grid shows images in which they have the styles of others.")
 @click.option("--grid", type=FILE, help="Write a PNG with the samples, ten to a row.")
 @click.option("--out", type=FILE, help="Write an npz: arr_0 uint8 N x H x W x C, and arr_1 labels.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the samples.")
 @device_option
 @common
 def sample(
-    model: str | None, ckpt: Path, num: int, labels: str | None, grid: Path | None, out: Path | None, seed: int,
-    device: str | None, quiet: bool,
+    model: str | None, ckpt: Path, num: int, labels: str | None, truncation: float | None, mix: str | None,
+    grid: Path | None, out: Path | None, seed: int, device: str | None, quiet: bool,
 ) -> None:
     """Draw samples from a checkpoint, to a PNG or npz."""
     if grid is None and out is None:
@@ -42,7 +44,13 @@ def sample(
     from ganbench.base.progress import Reporter
     from ganbench.data.sources import checkpoints
 
-    drawn = checkpoints.draw(ckpt, model, num, labels, seed, device, Reporter(quiet))
+    if mix is not None:
+        if grid is None or out is not None or labels is not None or truncation is not None:
+            raise UserError("--mix makes a sheet: give --grid FILE.png, without --out, --labels and --truncation.")
+        checkpoints.write_sheet(checkpoints.draw_mixed(ckpt, model, checkpoints.parse_layers(mix), seed, device), grid)
+        click.echo(str(grid))
+        return
+    drawn = checkpoints.draw(ckpt, model, num, labels, seed, device, Reporter(quiet), truncation)
     if grid is not None:
         checkpoints.write_grid(drawn, grid)
         click.echo(str(grid))

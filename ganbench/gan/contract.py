@@ -83,10 +83,12 @@ from torch.optim import Optimizer
 #   sample_level(k, x, generator) -> float N x C x s x s, samples of level k given the true level k - 1 of x
 #   inversion_loss(x)          -> function of N images G(z) to float N: how far each is from x, to be lowered over z
 #   latent_spaces()            -> tuple of `LatentSpace`: Z, and the spaces between z and the image, such as W
+#   generate_truncated(z, psi) -> float N x C x H x W in [-1, 1], G(z), where psi draws its latents to their mean
+#   generate_mixed(z, z2, start, stop) -> float N x C x H x W in [-1, 1], G(z), but layers start..stop-1 get z2
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
     "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level", "inversion_loss",
-    "latent_spaces",
+    "latent_spaces", "generate_truncated", "generate_mixed",
 )
 
 

@@ -121,7 +121,8 @@ def _compute(inputs: Inputs) -> list[Value]:
     assert model.sample_latent
     assert embed
     z = model.sample_latent(SAMPLES, generator)
-    outputs, latents = [], [[] for _ in model.spaces]
+    outputs = []
+    latents: list[list[Tensor]] = [[] for _ in model.spaces]
     for rows in z.split(BATCH):
         y = torch.randint(model.num_classes, (len(rows),), generator=generator) if model.num_classes else None
         images = model.spaces[0].generate(rows, y)

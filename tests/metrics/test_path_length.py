@@ -1,6 +1,7 @@
 """Perceptual path length against closed forms of linear generators, float64 and torch-fidelity."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganbench.metrics import Inputs, Model, Side, Unavailable, path_length
+from ganbench.metrics import Inputs, Model, Side, Space, Unavailable, path_length
 from ganbench.metrics.path_length import path_lengths, perceptual_path_length, slerp, trimmed
 
 NOTHING = Side(torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
@@ -216,6 +217,29 @@ def test_both_protocols_equal_the_closed_forms_of_a_linear_generator(few):
         assert value.details["rounding"] < 5e-3
         assert (value.n_real, value.n_fake, value.warnings) == (0, 400, ())
     assert [p.stem for p in path_length.PROTOCOLS] == ["ppl", "ppl_end"]
+
+
+def test_each_latent_space_has_its_value_on_paths_between_the_images_of_the_same_latents(few):
+    """w = z / |z| diag(1, 2, ...): straight paths in W have the length |w2 - w1|. The value in Z stays the same."""
+    def of(z, y):
+        return z / z.norm(dim=1, keepdim=True) * torch.arange(1.0, D + 1)
+
+    spaces = (Space("z", lambda z, y: z, linear), Space("w", of, linear, straight=True))
+    model = Model("test", sample_latent=lambda n, g: torch.randn(n, D, generator=g), latent_spaces=spaces)
+    inputs = Inputs(NOTHING, NOTHING, None, torch.Generator().manual_seed(3), model=model, embed=pixels)
+    in_z, in_w = path_length.PROTOCOLS[0].compute(inputs)
+    assert (in_z, in_z.suffix, in_w.suffix) == (measure(seed=3), "", "@w")
+    g = torch.Generator().manual_seed(3)
+    a, b = (of(torch.randn(400, D, generator=g), None).double() for _ in range(2))
+    exact = (b - a).square().sum(1) / 25
+    assert in_w.value == pytest.approx(exact[trimmed(exact)].mean().item(), rel=2e-3)
+
+    noisy = Space("w", of, lambda w, y: linear(w) + torch.randn(len(w), 1, EDGE, EDGE), straight=True)
+    inputs = replace(inputs, generator=torch.Generator().manual_seed(3),
+                     model=replace(model, latent_spaces=(spaces[0], noisy)))
+    [alone] = path_length.PROTOCOLS[0].compute(inputs)
+    assert alone.value == in_z.value
+    assert "no value in W: " in alone.warnings[0]
 
 
 def test_a_generator_with_three_times_the_change_has_nine_times_the_value(few):

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import mutual_info_score
 from sklearn.svm import LinearSVC
 
-from ganbench.metrics import Inputs, Model, Side, Unavailable, separability
+from ganbench.metrics import Inputs, Model, Side, Space, Unavailable, separability
 from ganbench.metrics.separability import (
     attributes,
     conditional_entropies,
@@ -156,6 +156,27 @@ def test_a_class_that_no_hyperplane_predicts_has_separability_two():
     value = measure(lambda x: two(500 * x[:, 0] * x[:, 1]))
     assert value.value == pytest.approx(2, rel=0.03)
     assert value.details["accuracy"] < 0.65
+
+
+def test_each_latent_space_has_its_value_from_the_same_samples():
+    """A class by |z| is no half-space of Z, and one of W = (|z|, 0)."""
+    def of(z, y):
+        return torch.stack([z.norm(dim=1), 0 * z[:, 0]], 1)
+
+    spaces = (Space("z", lambda z, y: z, show), Space("w", of, lambda w, y: show(w.repeat(1, 2)), straight=True))
+    model = Model("test", sample_latent=lambda n, g: torch.randn(n, 4, generator=g), latent_spaces=spaces)
+
+    def embed(images):
+        x = 5 * seen(images)
+        return x, two(500 * (x.norm(dim=1) - 1.83))
+
+    inputs = Inputs(NOTHING, NOTHING, None, torch.Generator().manual_seed(0), model=model, embed=embed)
+    in_z, in_w = PROTOCOL.compute(inputs)
+    assert (in_z.suffix, in_w.suffix) == ("", "@w")
+    assert in_z.value > 1.8  # no plane helps: the entropy of the classes, one of which is more often confident
+    assert in_w.value == pytest.approx(1, abs=0.02)
+    alone = measure(lambda x: two(500 * (5 * x.norm(dim=1) - 1.83)))
+    assert (alone.value, alone.details) == (in_z.value, in_z.details)
 
 
 def test_only_the_confident_half_is_used():

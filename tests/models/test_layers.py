@@ -485,6 +485,32 @@ def test_the_rate_multiplies_the_speed_of_weights_and_bias_and_no_start():
 # --- Normalisation of activations ---
 
 
+def test_adaptive_instance_norm_gives_each_channel_the_moments_of_its_style():
+    norm, h, w = layers.AdaIN(3, 5), 4 * torch.randn(2, 3, 6, 6) + 7, torch.randn(2, 5)
+    style = array(w) @ array(norm.affine.layer.weight).T / math.sqrt(5)
+    scale, shift = 1 + style[:, :3], style[:, 3:]
+    out = norm(h, w)
+    close(out.mean((2, 3)), shift, atol=1e-5)
+    close(out.std((2, 3), correction=0), np.abs(scale), rtol=1e-4)
+    normed = (array(h) - array(h).mean((2, 3), keepdims=True)) / array(h).std((2, 3), keepdims=True)
+    close(out, normed * scale[:, :, None, None] + shift[:, :, None, None], atol=1e-5)
+    assert norm(h.bfloat16(), w).dtype == torch.float32
+    assert norm(h.double(), w).dtype == torch.float64
+    norm.affine.layer.bias.data[:3] += 2
+    close(norm(h, w), normed * (scale + 2)[:, :, None, None] + shift[:, :, None, None], atol=1e-5)
+
+
+def test_a_noise_input_adds_one_image_of_noise_to_all_channels_by_their_scales():
+    layer, h, e = layers.NoiseInput(3), torch.randn(2, 3, 4, 4), torch.randn(2, 1, 4, 4)
+    assert torch.equal(layer(h, e), h)  # scales start at 0
+    layer.scale.data = torch.tensor([1.0, -2.0, 0.5]).view(3, 1, 1)
+    close(layer(h, e), array(h) + np.array([1, -2, 0.5]).reshape(3, 1, 1) * array(e))
+    close(layer(h, e[:1]), array(h) + np.array([1, -2, 0.5]).reshape(3, 1, 1) * array(e[:1]))
+    drawn = (layer(h) - h) / layer.scale
+    close(drawn, array(drawn)[:, :1].repeat(3, 1), atol=1e-5)
+    assert np.abs(array(drawn[0] - drawn[1])).max() > 0.1  # each image has its own
+
+
 def test_mean_only_norm_subtracts_the_mean_of_the_batch_and_keeps_a_running_one():
     norm, x = MeanOnlyNorm(3, 4, 3, 1), torch.randn(6, 3, 5, 5)
     norm.shift.data.normal_()
@@ -807,6 +833,18 @@ def test_whitening_by_a_handful_of_images_agrees_with_that_by_their_covariance()
 
 # --- All layers ---
 
+
+class OfOne(nn.Module):
+    """A layer of two inputs, the second of which is fixed."""
+
+    def __init__(self, layer, second):
+        super().__init__()
+        self.layer, self.second = layer, second
+
+    def forward(self, h):
+        return self.layer(h, self.second.to(h))
+
+
 MAKE = {
     "maxout": (lambda: Maxout(2), (2, 4, 3)),
     "weight norm": (lambda: WeightNorm(nn.Conv2d(3, 2, 3), scaled=True), (2, 3, 4, 4)),
@@ -830,6 +868,8 @@ MAKE = {
     "first down block": (lambda: FirstDownBlock(2, 3), (2, 2, 4, 4)),
     "spectral down block": (lambda: layers.spectral_norm(DownBlock(2, 2)), (2, 2, 2, 2)),
     "zca": (lambda: ZCA((2, 2, 2)), (3, 2, 2, 2)),
+    "adaptive instance norm": (lambda: OfOne(layers.AdaIN(3, 2), torch.ones(2, 2)), (2, 3, 2, 2)),
+    "noise input": (lambda: OfOne(layers.NoiseInput(3), torch.ones(1, 1, 2, 2)), (2, 3, 2, 2)),
 }
 UNDER_A_PENALTY = [  # what stands in the discriminators that a gradient penalty meets
     "maxout", "minibatch std", "pixel norm", "self-attention", "spectral norm", "equalised linear",
