@@ -377,6 +377,23 @@ def test_its_codes_are_parts_of_its_latent_that_it_reads_in_its_images(nudged):
     assert all(code.values == 0 or float(q.max()) <= 0 for code, q in zip(nudged.codes(), log_q.T, strict=True))
 
 
+def test_its_latent_spaces_lie_between_z_and_the_image(nudged):
+    z, y, can = nudged.sample_latent(N, torch.Generator().manual_seed(0)), classes(nudged), capabilities(nudged)
+    with torch.inference_mode():
+        if "latent_spaces" in can:
+            spaces = nudged.latent_spaces()
+            assert [space.name for space in spaces][:1] == ["z"]
+            assert len({space.name for space in spaces}) == len(spaces)
+            assert torch.equal(spaces[0].of(z, y), z)
+            images = [space.generate(space.of(z, y), y) for space in spaces]
+            assert all(torch.equal(x, images[0]) for x in images)
+            assert torch.equal(images[0], spaces[0].generate(z, y))  # no noise of its own
+        if "generate_truncated" in can:
+            torch.testing.assert_close(nudged.generate_truncated(z, 1.0), nudged.generate(z, y), atol=1e-5, rtol=1e-4)
+        if "generate_mixed" in can and getattr(nudged, "styled", True):
+            assert torch.equal(nudged.generate_mixed(z, z, 0, 2), nudged.generate(z, y))
+
+
 # --- The file ---
 
 
