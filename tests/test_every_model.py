@@ -312,6 +312,19 @@ def test_latents_are_drawn_on_the_cpu_from_the_generator_alone(model):
     assert not torch.equal(a, c)
 
 
+def test_a_sample_is_the_image_of_a_latent(nudged):
+    """So that latents can be drawn apart from the network; both ways leave the generator in the same state."""
+    if "generate" not in capabilities(nudged):
+        return
+    y = classes(nudged)
+    a, b = (torch.Generator().manual_seed(1) for _ in range(2))
+    with torch.inference_mode():
+        for _ in range(2):
+            expected = nudged.sample(N, y, a)
+            assert torch.equal(nudged.generate(nudged.sample_latent(N, b), y), expected)
+    assert torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
+
+
 def test_sampling_leaves_the_weights_and_the_moments_alone(nudged):
     before = {k: v.clone() for k, v in nudged.state_dict().items()}
     draw(nudged)
