@@ -343,7 +343,11 @@ class MSGGAN(GAN):
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z) at its final size, clipped to [-1, 1]."""
-        return self.G(z)[-1].clamp(-1, 1)
+        return self.scales(z)[-1]
+
+    def scales(self, z: Tensor) -> list[Tensor]:
+        """G(z) at each connected level, coarsest first, clipped to [-1, 1]."""
+        return [x.clamp(-1, 1) for x in self.G(z)]
 
 
 class MSGStyleGAN(MSGGAN):
@@ -411,9 +415,9 @@ class MSGStyleGAN(MSGGAN):
         w = LatentSpace("w", lambda z, y: self.G.mapping(z), lambda w, y: self.render(self.styles(w)), straight=True)
         return z, w
 
-    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """G(z) with noise of its own for each z."""
-        return self.render(self.styles(self.G.mapping(z)), z)
+    def scales(self, z: Tensor) -> list[Tensor]:
+        """G(z) at each connected level, with noise of its own for each z."""
+        return [x.clamp(-1, 1) for x in self.G(self.styles(self.G.mapping(z)), self.noise(z))]
 
     def render(self, styles: Tensor, z: Tensor | None = None) -> Tensor:
         """g(w) at its final size, clipped to [-1, 1]. z: decides the noise."""

@@ -405,6 +405,12 @@ def test_its_latent_spaces_lie_between_z_and_the_image(nudged):
             torch.testing.assert_close(nudged.generate_truncated(z, 1.0), nudged.generate(z, y), atol=1e-5, rtol=1e-4)
         if "generate_mixed" in can and getattr(nudged, "styled", True):
             assert torch.equal(nudged.generate_mixed(z, z, 0, 2), nudged.generate(z, y))
+        if "scales" in can:
+            scales = nudged.scales(z)
+            assert torch.equal(scales[-1], nudged.generate(z, y))
+            assert [len(x) for x in scales] == [N] * len(scales)
+            assert [x.shape[2] for x in scales] == sorted({x.shape[2] for x in scales})
+            assert all(-1 <= float(x.min()) <= float(x.max()) <= 1 for x in scales)
 
 
 # --- The file ---

@@ -21,6 +21,7 @@ from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examp
 @click.option("--labels", help="Comma-separated classes, repeated to --num. Default: balanced.")
 @click.option("--truncation", type=click.FloatRange(-10, 10), help="Truncation in W of StyleGAN: 1 is none.")
 @click.option("--mix", help="Layers FIRST-LAST: --grid shows images in which they have the styles of others.")
+@click.option("--scales", is_flag=True, help="--grid shows images at all scales that the generator makes.")
 @click.option("--grid", type=FILE, help="Write a PNG with the samples, ten to a row.")
 @click.option("--out", type=FILE, help="Write an npz: arr_0 uint8 N x H x W x C, and arr_1 labels.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the samples.")
@@ -28,7 +29,7 @@ from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examp
 @common
 def sample(
     model: str | None, ckpt: Path, num: int, labels: str | None, truncation: float | None, mix: str | None,
-    grid: Path | None, out: Path | None, seed: int, device: str | None, quiet: bool,
+    scales: bool, grid: Path | None, out: Path | None, seed: int, device: str | None, quiet: bool,
 ) -> None:
     """Draw samples from a checkpoint, to a PNG or npz."""
     if grid is None and out is None:
@@ -45,9 +46,18 @@ def sample(
     from ganbench.data.sources import checkpoints
 
     if mix is not None:
+        if scales:
+            raise UserError("--mix and --scales make a sheet each: give one of them.")
         if grid is None or out is not None or labels is not None or truncation is not None:
             raise UserError("--mix makes a sheet: give --grid FILE.png, without --out, --labels and --truncation.")
         checkpoints.write_sheet(checkpoints.draw_mixed(ckpt, model, checkpoints.parse_layers(mix), seed, device), grid)
+        click.echo(str(grid))
+        return
+    if scales:
+        if grid is None or out is not None or labels is not None or truncation is not None:
+            raise UserError("--scales makes a sheet: give --grid FILE.png, without --out, --labels and --truncation.")
+        sheet, columns = checkpoints.draw_scales(ckpt, model, seed, device)
+        checkpoints.write_sheet(sheet, grid, columns)
         click.echo(str(grid))
         return
     drawn = checkpoints.draw(ckpt, model, num, labels, seed, device, Reporter(quiet), truncation)

@@ -85,10 +85,11 @@ from torch.optim import Optimizer
 #   latent_spaces()            -> tuple of `LatentSpace`: Z, and the spaces between z and the image, such as W
 #   generate_truncated(z, psi) -> float N x C x H x W in [-1, 1], G(z), where psi draws its latents to their mean
 #   generate_mixed(z, z2, start, stop) -> float N x C x H x W in [-1, 1], G(z), but layers start..stop-1 get z2
+#   scales(z)                  -> list of float N x C x s x s in [-1, 1], coarsest first, the last one is G(z)
 CAPABILITIES = (
     "sample", "sample_latent", "generate", "encode", "encoder_features", "reconstruct", "classify",
     "discriminator_features", "codes", "code_log_likelihood", "pyramid", "sample_level", "inversion_loss",
-    "latent_spaces", "generate_truncated", "generate_mixed",
+    "latent_spaces", "generate_truncated", "generate_mixed", "scales",
 )
 
 

@@ -1,4 +1,4 @@
-"""Samples of a checkpoint: `draw` and `draw_mixed` make them, `write_grid` and `write_npz` write them to a file.
+"""Samples of a checkpoint: `draw`, `draw_mixed` and `draw_scales` make them, the other functions write them to a file.
 
 The command `ganbench sample` uses these functions.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from numpy.lib import format as npy
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from ganbench.gan import GAN, capabilities, checkpoint
 
 COLUMNS = 10  # images in a row of a grid
 MIXED = 6  # sources of a sheet of mixed images: so many rows and columns
+SCALED = 8  # rows of a sheet of images at all scales
 
 
 def draw(
@@ -96,6 +98,30 @@ def draw_mixed(ckpt: Path, model: str | None, layers: range, seed: int, device: 
     return torch.cat([corner, sources[MIXED:], columns])
 
 
+@torch.inference_mode()
+def draw_scales(ckpt: Path, model: str | None, seed: int, device: str | None) -> tuple[Tensor, int]:
+    """Return a sheet of images at all scales, uint8 N x C x H x W, row by row, and the number of its columns.
+
+    A row has one image at each scale that the generator makes, coarsest first, enlarged to its final size by nearest
+    neighbours. Raises UserError if the checkpoint cannot be read, if the model makes its images at one scale only, and
+    if an image holds NaN.
+    """
+    gan, meta = checkpoint.load(ckpt, model)
+    if "scales" not in capabilities(gan):
+        raise UserError(f"--scales: the model '{meta.model}' makes images at one scale only. Leave --scales out.")
+    gan = gan.to(choose_device(device)).eval()
+    z = gan.sample_latent(SCALED, torch.Generator().manual_seed(seed)).to(gan.device)
+    scales: Callable[..., list[Tensor]] = gan.scales  # type: ignore[assignment]
+    rows = []
+    try:
+        for some in z.split(images_at_once(gan.image_shape)):
+            enlarged = [F.interpolate(x, gan.image_shape[1:], mode="nearest") for x in scales(some)]
+            rows.append(torch.stack([images.to_uint8(x).cpu() for x in enlarged], 1))
+    except ValueError as error:
+        raise UserError(f"{ckpt}: no images at all scales can be drawn: {error}.") from error
+    return torch.cat(rows).flatten(0, 1), rows[0].shape[1]
+
+
 def parse_layers(text: str) -> range:
     """Read a range of layers. Raises UserError that names --mix.
 
@@ -129,9 +155,9 @@ def write_grid(samples: Samples, path: Path) -> None:
     images.save_png(images.grid(samples.images[order], COLUMNS), path)
 
 
-def write_sheet(sheet: Tensor, path: Path) -> None:
-    """Write a PNG with the images of `draw_mixed`. Raises UserError if it cannot be written."""
-    images.save_png(images.grid(sheet, MIXED + 1), path)
+def write_sheet(sheet: Tensor, path: Path, columns: int = MIXED + 1) -> None:
+    """Write a PNG with the images of `draw_mixed` or `draw_scales`. Raises UserError if it cannot be written."""
+    images.save_png(images.grid(sheet, columns), path)
 
 
 def write_npz(samples: Samples, path: Path) -> None:
