@@ -128,6 +128,7 @@ ROWS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("reproduce", "weights"): ("text", [*REPRODUCE, "--weights={}"]),
     ("sample", "model"): ("text", [*SAMPLE, "--grid", "new.png", "--model={}"]),
     ("sample", "ckpt"): ("checkpoint", ["sample", "--num", "4", "--grid", "new.png", "--ckpt={}"]),
+    ("sample", "mix"): ("text", [*SAMPLE, "--grid", "new.png", "--mix={}"]),
     ("sample", "labels"): ("text", [*SAMPLE, "--grid", "new.png", "--labels={}"]),
     ("sample", "grid"): ("out", [*SAMPLE, "--grid={}"]),
     ("sample", "out"): ("out", [*SAMPLE, "--out={}"]),
