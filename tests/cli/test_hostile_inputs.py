@@ -5,9 +5,11 @@ cases run in one child process, under limits of memory, file size and time; the 
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -535,7 +537,21 @@ def all_cases(place: Path) -> tuple[dict[str, list[str]], dict[str, tuple[str, s
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What each case did: by command, parameter and value, and by file and value that was replaced."""
+    """What each case did: by command, parameter and value, and by file and value that was replaced.
+
+    The cases run once: the other workers of pytest-xdist wait, and read what the first one found.
+    """
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.mktemp("shared")
+    file = root / "hostile.pickle"
+    with open(root / "hostile.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            file.write_bytes(pickle.dumps(_outcomes(tmp_path_factory)))
+        return pickle.loads(file.read_bytes())
+
+
+def _outcomes(tmp_path_factory):
     place, work = tmp_path_factory.mktemp("place"), tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
