@@ -7,7 +7,7 @@ import click
 from ganbench.base import registry
 from ganbench.base.errors import UserError
 from ganbench.base.files import require_writable
-from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examples
+from ganbench.cli.options import COUNT, FILE, SEED, Number, common, device_option, examples
 
 
 @click.command(epilog=examples(
@@ -19,7 +19,7 @@ from ganbench.cli.options import COUNT, FILE, SEED, common, device_option, examp
 @click.option("--ckpt", type=FILE, required=True, help="A checkpoint (.safetensors).")
 @click.option("--num", type=COUNT, default=100, show_default=True, help="Number of samples.")
 @click.option("--labels", help="Comma-separated classes, repeated to --num. Default: balanced.")
-@click.option("--truncation", type=click.FloatRange(-10, 10), help="Truncation in W of StyleGAN: 1 is none.")
+@click.option("--truncation", type=Number(0, 10), metavar="PSI", help="Truncation in W of StyleGAN: 1 is none.")
 @click.option("--mix", help="Layers FIRST-LAST: --grid shows images in which they have the styles of others.")
 @click.option("--scales", is_flag=True, help="--grid shows images at all scales that the generator makes.")
 @click.option("--grid", type=FILE, help="Write a PNG with the samples, ten to a row.")

@@ -135,7 +135,7 @@ def _recipe(name: str, device: torch.device | None) -> Description:
         "training": {
             **asdict(train), "budgets": {budget: recipe.at(budget).train.steps for budget in recipe.budget},
             "stages": [asdict(span) for span in needs.spans if len(needs.spans) > 1],
-            "growing": growth_in_words(needs.spans, train.steps) if needs.spans else "",
+            "growing": growth_in_words(needs.spans, train.steps),
         },
         "cost": None if device is None or faults else _cost(recipe, device, len(needs.spans) > 1),
         "evaluation": {"num": evaluate.num, "reference": evaluate.reference, "real": evaluate.real},

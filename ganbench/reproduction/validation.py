@@ -120,7 +120,7 @@ def _faults_of_group(group: Group, members: list[Recipe], path: Path) -> Iterato
     """Faults in the metrics that a group shows, and in those of its rivals."""
     shown = {name for recipe in members for name in (*recipe.evaluate.metrics, *(r.metric for r in recipe.reported))}
     for metric in group.metrics:
-        if metric not in shown:
+        if metric not in shown and plain(metric) not in shown:
             yield f"{path}, 'metrics': no recipe of the group measures or reports '{metric}': drop it, or add it there."
     for i, rival in enumerate(group.rival):
         if reason := _why_unknown(rival.metric):
@@ -133,7 +133,7 @@ def _faults_of_group(group: Group, members: list[Recipe], path: Path) -> Iterato
         if reason := _why_no_order(order.metric):
             yield f"{path}, 'order'[{i}], 'metric': {reason}"
         for recipe in (by_name.get(recipes.name_of(name)) for name in (order.better, order.worse)):
-            if recipe and order.metric not in recipe.evaluate.metrics:
+            if recipe and plain(order.metric) not in recipe.evaluate.metrics:
                 yield f"{path}, 'order'[{i}]: '{recipe.name}' does not measure '{order.metric}': add it to that recipe."
 
 
@@ -141,7 +141,7 @@ def _why_no_order(metric: str) -> str:
     """The reason why nothing can be better than another by this metric; '' if it has a direction."""
     if reason := _why_unknown(metric):
         return reason
-    (request,) = measure.parse_metrics([metric], DEFAULT_EXTRACTOR)
+    (request,) = measure.parse_metrics([plain(metric)], DEFAULT_EXTRACTOR)
     directed = request.protocol.direction != "none"
     return "" if directed else f"'{metric}' has no direction, in which one recipe is better: take another metric."
 
@@ -183,10 +183,15 @@ def _faults_of_text(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(f"'reported'[{i}]", "metric", reason)
 
 
+def plain(metric: str) -> str:
+    """The metric that a value is of: NAME@32, of images reduced to 32 pixels, and NAME@w are values of NAME."""
+    return metric.partition("@")[0]
+
+
 def _why_unknown(metric: str) -> str:
-    """The reason why there is no metric of a paper's value; '' if there is one. NAME@32 is NAME at 32 pixels."""
+    """The reason why there is no metric of a paper's value; '' if there is one."""
     try:
-        measure.parse_metrics([metric.partition("@")[0]], DEFAULT_EXTRACTOR)
+        measure.parse_metrics([plain(metric)], DEFAULT_EXTRACTOR)
     except UserError as error:
         return str(error)
     return ""

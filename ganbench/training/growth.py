@@ -100,9 +100,9 @@ def growth_in_words(spans: Sequence[Span], steps: int) -> str:
     >>> growth_in_words([Span(8, 0, 5, 0, 4), Span(2, 5, None, 40, 16)], 10)
     'batches of 8 to 2 images, 50 images in all, from 4 x 4 to 16 x 16 pixels, which are reached at step 5'
     """
-    seen = [span for span in spans if span.first < steps]
-    if len(spans) == 1:
+    if len(spans) < 2:
         return ""
+    seen = [span for span in spans if span.first < steps]
     last, sizes = seen[-1], [span.batch_size for span in seen]
     reached = next(span.first for span in seen if span.image_size == last.image_size)
     batches = f"{max(sizes)} to {min(sizes)}" if max(sizes) > min(sizes) else str(sizes[0])
