@@ -57,6 +57,22 @@ BUNDLED = _PACKAGE / "benchmarks" if (_PACKAGE / "benchmarks").is_dir() else _PA
 # --- What a recipe and a group hold ---
 
 
+class Printed(float):
+    """A number that remembers with how many decimals it was written: 2.30 has two, 1e3 has -3.
+
+    >>> Printed("2.30").decimals, Printed("1.5e3").decimals, Printed("2.30") == 2.3
+    (2, -2, True)
+    """
+
+    decimals: int
+
+    def __new__(cls, text: str | float) -> "Printed":
+        number = super().__new__(cls, text)
+        mantissa, _, exponent = str(text).replace("_", "").lower().partition("e")
+        number.decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
+        return number
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A reference model's name, and the arguments of its constructor."""
@@ -156,6 +172,11 @@ class Reported:
     unconfirmed: bool = False
     protocol: str = ""
     note: str = ""
+
+    @property
+    def rounding(self) -> float:
+        """Half of the last digit that is given: what lies nearer to the value is printed alike; 0 if not known."""
+        return 0.5 * 10.0**-self.value.decimals if isinstance(self.value, Printed) else 0.0
 
 
 @dataclass(frozen=True)
@@ -385,7 +406,7 @@ def _toml(path: Path, what: str) -> tuple[bytes, dict[str, Any]]:
     raw = read_bytes(path, what, MOST_BYTES)
     whose = f"the {what} {path}"
     try:
-        table = tomllib.loads(raw.decode("utf-8"))
+        table = tomllib.loads(raw.decode("utf-8"), parse_float=_number)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{whose} is not valid TOML: it is not UTF-8 text (byte {error.start + 1}). Save it as UTF-8."
@@ -395,7 +416,20 @@ def _toml(path: Path, what: str) -> tuple[bytes, dict[str, Any]]:
     except ValueError as error:  # TOMLDecodeError is one; a number of thousands of digits is another
         raise UserError(f"{whose} is not valid TOML: {error}.") from error
     _check_plain(table, whose)
-    return raw, table
+    return raw, {key: value if key == "reported" else _plain(value) for key, value in table.items()}
+
+
+def _number(text: str) -> float:
+    return float(text) if "n" in text else Printed(text)  # inf, nan: refused later on
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a TOML file with plain floats: only a paper's numbers keep their decimals."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, float) else value
 
 
 def _check_plain(value: Any, where: str, depth: int = 0) -> None:

@@ -1,5 +1,7 @@
 """Recipes: read as they are written, with nothing ignored, and overridden as the command line says."""
 
+import copy
+import dataclasses
 import hashlib
 import re
 
@@ -46,6 +48,21 @@ def test_a_whole_number_will_do_for_a_float_and_not_the_other_way_round(place):
     assert isinstance(value.value, float)
     with pytest.raises(UserError, match=r"'steps' must be of type int, not 6\.0"):
         recipes.read(write_recipe(place, {"steps = 6": "steps = 6.0"}))
+
+
+@pytest.mark.parametrize(
+    ("written", "rounding"), [("2.30", 0.005), ("1.5", 0.05), ("225.0", 0.05), ("1_000.25", 0.005), ("1.5e3", 50.0),
+                              ("93e-4", 0.5e-4), ("225", 0.0)],
+)
+def test_a_papers_number_keeps_its_digits_and_others_are_plain(place, written, rounding):
+    recipe = recipes.read(write_recipe(place, {"value = 1.5": f"value = {written}"}))
+    (reported,) = recipe.reported
+    assert reported.value == float(written)
+    assert reported.rounding == pytest.approx(rounding)
+    assert copy.deepcopy(reported).rounding == reported.rounding
+    assert dataclasses.replace(reported, note="x").rounding == reported.rounding
+    numbers = [*recipe.model.args.values(), recipe.train.ema_decay]
+    assert {type(x) for x in numbers} <= {int, float, bool, str, list}
 
 
 def test_a_mistake_below_a_list_says_which_item(place):

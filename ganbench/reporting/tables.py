@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.base.errors import printable
-from ganbench.recipes import Absent, Group, Order, Recipe, Reported, Rival, name_of, rivals
+from ganbench.recipes import Absent, Group, Order, Printed, Recipe, Reported, Rival, name_of, rivals
 from ganbench.reporting import orders
 from ganbench.reporting.comparable import without_copies
 from ganbench.reporting.results import Measurement, Result
@@ -76,9 +76,10 @@ def number(value: float | None, error: float | None = None) -> str:
 
 
 def printed(r: Reported) -> str:
-    """Return a paper's number with no more digits than the recipe gives."""
+    """Return a paper's number with the digits that the recipe gives: 2.30 as 2.30."""
     numbers = [repr(x) for x in (r.value, r.std) if x is not None]
-    places = max((len(text.partition(".")[2]) for text in numbers if "e" not in text), default=0)
+    written = [x.decimals for x in (r.value, r.std) if isinstance(x, Printed)]
+    places = max((*written, *(len(text.partition(".")[2]) for text in numbers if "e" not in text)), default=0)
     return " ± ".join(f"{float(text):.{places}f}" if "e" not in text else f"{float(text):g}" for text in numbers)
 
 

@@ -218,6 +218,12 @@ def test_the_verdict_knows_the_rivals_of_the_table(place):
     assert difference == pytest.approx(0.01)
 
 
+def test_a_papers_number_is_shown_with_the_digits_that_it_was_given_with():
+    shown = [tables.printed(recipes.Reported("m", recipes.Printed(v), "s", None if e is None else recipes.Printed(e)))
+             for v, e in (("2.30", None), ("8.80", "0.05"), ("0.8", "0.10"), ("1e-3", None))]
+    assert shown == ["2.30", "8.80 ± 0.05", "0.80 ± 0.10", "0.001"]
+
+
 def test_rows_of_the_paper_that_no_recipe_makes_come_last_with_their_reason(place):
     write_recipe(place, {}, "a")
     absent = (
