@@ -240,7 +240,9 @@ made = ganbench.Accumulator(["fd_pixels", "ms_ssim_all"], reference="digits:trai
 for batch in (x[:70] if rank == 0 else x[70:120]).split(30):
     made.update(batch)
 result = made.compute()
-print(*(m.value for m in result.measurements), result["fd_pixels"].n_fake)
+print(*(m.value for m in result.measurements), result["fd_pixels"].n_fake, flush=True)
+dist.barrier()  # a process that leaves early breaks the connections of the other one
+dist.destroy_process_group()
 """
 
 
