@@ -232,7 +232,7 @@ class Accumulator:
         self.of.merge(other.of)
 
     def reset(self) -> None:
-        """Forget all images. What is known of the reference stays."""
+        """Forget all images and keep what is known of the reference."""
         self.of.reset()
 
 

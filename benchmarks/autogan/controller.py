@@ -134,7 +134,7 @@ def policy_loss(log_p: Tensor, entropy: Tensor, advantage: float) -> Tensor:
 def best(draws: Sequence[Draw], scores: Sequence[float], top: int) -> Beam:
     """Return the `top` architectures of the draws by score, in which one that was drawn twice may stand twice.
 
-    scores: one for each architecture, in the order of the draws. Of equal scores the later one comes first.
+    scores: one for each architecture, in the order of the draws. The later one of equal scores comes first.
     """
     archs = [arch for draw in draws for arch in draw.archs]
     hidden, cell = torch.cat([d.hidden for d in draws]), torch.cat([d.cell for d in draws])

@@ -116,7 +116,7 @@ TRAINING: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched. data, image_size: the training images, stretched to this side; weights: of the extractor."""
+    """A search's settings. data, image_size: the training images, stretched to this side; weights: of the extractor."""
 
     budget: Budget
     data: str

@@ -86,7 +86,7 @@ class Accumulator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images. What is known of the reference stays."""
+        """Forget all images and keep what is known of the reference."""
         self.shape: torch.Size | None = None
         self.count = 0
         self.streams: dict[tuple[str, int], _Stream] = {}

@@ -114,7 +114,7 @@ class FeatureStore:
         self._memory[id(samples), name, side] = features
 
     def forget(self, samples: Samples) -> None:
-        """Drop all that is held of a set. What is on disk stays."""
+        """Drop all that is held of a set in memory."""
         mine = id(samples)
         self._memory = {key: value for key, value in self._memory.items() if key[0] != mine}
         self._failed = {key: value for key, value in self._failed.items() if key[0] != mine}

@@ -3,8 +3,8 @@
     z* = argmin over z of loss(G(z)),   from several starts z ~ p(z), with Adam
 
 The loss is the model's own, `inversion_loss`, such as YLG's distance of D's features weighted by D's attention, or the
-mean squared error of the pixels. Of all restarts of an image, the one with the lowest loss after the last step counts.
-Its error is that of the metrics `reconstruction_mse` and `reconstruction_l1`.
+mean squared error of the pixels. The restart that ends with the lowest loss counts. Its
+error is that of the metrics `reconstruction_mse` and `reconstruction_l1`.
 
 Source: Daras et al. (2020), "Your Local GAN", arXiv:1911.12287, and its code: 8 restarts of 1,000 steps of Adam with
 rate 0.07. Its starts are from a truncated normal distribution; here they are from the model's own prior.
