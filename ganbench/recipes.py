@@ -173,11 +173,6 @@ class Reported:
     protocol: str = ""
     note: str = ""
 
-    @property
-    def rounding(self) -> float:
-        """Half of the last digit that is given: what lies nearer to the value is printed alike; 0 if not known."""
-        return 0.5 * 10.0**-self.value.decimals if isinstance(self.value, Printed) else 0.0
-
 
 @dataclass(frozen=True)
 class Budget:

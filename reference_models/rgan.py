@@ -235,7 +235,7 @@ class Classifier(nn.Module):
 
 
 class LabelNoiseGAN(GAN):
-    """What the four models share: G, T, the order of the updates, samples.
+    """The base of the four models: G, T, the order of the updates, samples.
 
     form: 'sngan', 'wgangp', 'ctgan' or 'dcgan'. T, rate: the noise that the model expects, in the words of a recipe's
     `label_noise`; 'estimated': T is read off a classifier that is trained alone in the first `pretrain_steps` steps. A

@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
 
 def after_each_block(widths: list[int], sides: list[int], attention: int, block: str) -> nn.ModuleList:
-    """What follows each block of a network: the named one after the first block of side `attention`, else nothing."""
+    """The layer after each block of a network: the named one after the first of side `attention`, else nothing."""
     place = sides.index(attention) if attention else None
     kind = {"attention": SelfAttention, "residual": Residual}[block]
     return nn.ModuleList(kind(width) if i == place else nn.Identity() for i, width in enumerate(widths))

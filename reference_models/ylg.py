@@ -158,7 +158,7 @@ class LocalAttention(nn.Module):
 
 
 def after_each_block(widths: list[int], sides: list[int], attention: int, heads: int) -> nn.ModuleList:
-    """What follows each block of a network: attention after the first block of side `attention`, else nothing."""
+    """The layer after each block of a network: attention after the first block of side `attention`, else nothing."""
     place = sides.index(attention)
     return nn.ModuleList(
         LocalAttention(width, attention, heads) if i == place else nn.Identity() for i, width in enumerate(widths)

@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Inverted:
-    """What was found for N images. images: float32 N x C x H x W in [-1, 1], G(z) of the best restart.
+    """The latents found for N images. images: float32 N x C x H x W in [-1, 1], G(z) of the best restart.
 
     losses: of each restart after the last step, float64 N x restarts; NaN for one that diverged.
     """

@@ -135,10 +135,7 @@ def _verdicts(recipe: Recipe, results: list[Result], group: Group | None) -> lis
             lines.append(f"{name}; the measurement has no uncertainty. More seeds would give one.")
             continue
         to_rival = v.rival and f"the distance to {v.rival.value:g} of {v.rival.source}"
-        line = f"{name}; {difference:+.3g} ± {v.half_width:.3g}"
-        if v.half_width < abs(difference) <= v.half_width + r.rounding:
-            line += f", and the paper's digits leave ± {r.rounding:.3g}"
-        line += f". *Reproduced* allows ± {v.needed:.3g}, "
+        line = f"{name}; {difference:+.3g} ± {v.half_width:.3g}. *Reproduced* allows ± {v.needed:.3g}, "
         line += f"{to_rival or 'a quarter of the value'}."
         if v.paper_half_width > (v.needed or 0):
             line += f" The paper's own ± gives {v.paper_half_width:.3g} alone: more seeds cannot mend that."

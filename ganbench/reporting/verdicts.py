@@ -19,10 +19,9 @@ paper's value p and the difference d = m - p.
    distance from p to its next rival: the nearest other value of the same metric in the same column of a paper's table
    (`recipes.rivals`). Without a rival it may be at most a quarter of |p|.
 
-3. The verdict. 0 outside of d ± (h + r): `better` on the metric's good side, else `not reproduced`. r is half of the
-   last digit that the paper prints, since 2.30 is printed for all from 2.295 to 2.305. 0 inside: `reproduced` if h is
-   small enough and no rival lies within m ± h too, else `inconclusive`. A measurement without any uncertainty is
-   `inconclusive`: its interval is not known.
+3. The verdict. 0 outside of d ± h: `better` on the metric's good side, else `not reproduced`. 0 inside:
+   `reproduced` if h is small enough and no rival lies within m ± h too, else `inconclusive`. A measurement without any
+   uncertainty is `inconclusive`: its interval is not known.
 """
 
 import math
@@ -107,7 +106,7 @@ def judge(ours: Summary | None, reported: Reported, direction: str, rivals: Sequ
     difference = ours.value - reported.value
     if h is None:
         text = "inconclusive"
-    elif abs(difference) > h + reported.rounding:
+    elif abs(difference) > h:
         good = direction != "none" and (difference > 0) == (direction == "higher")
         text = "better" if good else "not reproduced"
     else:
