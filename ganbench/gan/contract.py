@@ -58,8 +58,8 @@ A model that grows during training says its `stages`. The training loop does the
 - With each stage after the first, the optimisers begin anew: their moments are forgotten.
 
 The model has all its parameters from the beginning. Parameters without a gradient do not move, and neither does their
-moving average. `sample` returns images of `image_shape` in every stage, enlarged if need be. What it needs to know of
-the stage stands in a buffer, which the training step fills: the averaged model and a checkpoint get it from there.
+moving average. `sample` returns images of `image_shape` in every stage, enlarged if need be. A buffer, which the
+training step fills, tells it the stage: the averaged model and a checkpoint get it from there.
 """
 
 import math
